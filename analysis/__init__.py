@@ -1,0 +1,1 @@
+"""Tables in, numbers out: laws, fits, intervals, comparison, design and allocation."""

@@ -1,0 +1,1 @@
+"""Tables in, pictures out: one function a figure, each with its provenance."""

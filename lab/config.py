@@ -1,0 +1,229 @@
+"""What a run *is*: frozen dataclasses whose fingerprint is the run's identity.
+
+How a run is executed (device, pack, checkpoint interval, interruptions) is `Execution`, and is not identity.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import math
+import typing
+from typing import Any, Literal
+
+from lab.errors import LabError
+
+Family = Literal["gpt2", "llama"]
+ScheduleName = Literal["cosine", "wsd", "constant"]
+Sampling = Literal["exact", "bernoulli"]
+
+
+def canonical(value: Any) -> Any:
+    """Returns a JSON-ready form of a config value in which every dataclass names its type.
+
+    Raises:
+      TypeError: for any type whose text form is not guaranteed to be stable.
+    """
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        fields = {f.name: canonical(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        return {"type": type(value).__name__, **fields}
+    if value is None or isinstance(value, (bool, int, str)):
+        return value
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            raise TypeError(f"A config cannot hold the number {value!r}: it has no stable JSON form.")
+        return value
+    if isinstance(value, (tuple, list)):
+        return [canonical(v) for v in value]
+    if isinstance(value, dict) and all(isinstance(k, str) for k in value):
+        return {k: canonical(v) for k, v in sorted(value.items())}
+    raise TypeError(f"A config cannot hold a {type(value).__name__} ({value!r}): give it a frozen dataclass.")
+
+
+def canonical_json(value: Any) -> str:
+    """One line of JSON, keys sorted: the text that is hashed."""
+    return json.dumps(canonical(value), sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+
+
+def fingerprint(value: Any, length: int = 16) -> str:
+    """The first `length` hex digits of the SHA-256 of the canonical JSON of `value`."""
+    return hashlib.sha256(canonical_json(value).encode()).hexdigest()[:length]
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig:
+    """Shape of one decoder.
+
+    `gpt2` is the family of arXiv:2404.07982 (learned positions, LayerNorm, GELU, biases, untied head, embeddings
+    times sqrt(d)); `llama` that of arXiv:2407.02118 (rotary positions, RMSNorm, SwiGLU, no biases, untied head).
+    Query, key and value are `n_heads * head_dim` wide, which may differ from `d_model`.
+    """
+
+    family: Family
+    d_model: int
+    n_layers: int
+    n_heads: int
+    head_dim: int
+    d_ff: int
+    vocab: int
+    context: int
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, int) and value < 1:
+                raise LabError(f"A model needs {field.name} of at least 1, not {value}.")
+        if self.family not in typing.get_args(Family):
+            raise LabError(f"Unknown model family {self.family!r}.", f"Known: {typing.get_args(Family)}.")
+        if self.family == "llama" and self.head_dim % 2:
+            raise LabError(f"Rotary positions need an even head_dim, not {self.head_dim}.")
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimConfig:
+    """AdamW and its learning-rate schedule. `warmup` and `cooldown` are shares of the run; `final_lr` a share of
+    `peak_lr`; `clip` the largest global gradient norm, or None."""
+
+    peak_lr: float
+    schedule: ScheduleName = "cosine"
+    warmup: float = 0.02
+    cooldown: float = 0.2
+    final_lr: float = 0.01
+    beta1: float = 0.9
+    beta2: float = 0.95
+    eps: float = 1e-8
+    weight_decay: float = 0.0
+    clip: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.schedule not in typing.get_args(ScheduleName):
+            raise LabError(f"Unknown schedule {self.schedule!r}.", f"Known: {typing.get_args(ScheduleName)}.")
+        if not self.peak_lr > 0:
+            raise LabError(f"The peak learning rate must be above 0, not {self.peak_lr}.")
+        if not (0 <= self.warmup < 1 and 0 <= self.cooldown <= 1):
+            raise LabError(f"Warm-up {self.warmup} and cooldown {self.cooldown} are shares of the run in [0, 1).")
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """A token store, by name for people and by hash for identity.
+
+    `corpus` names it (`embedded:en`), `store` is the store's fingerprint: corpus text, tokenizer and split rule.
+    """
+
+    corpus: str
+    store: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Component:
+    """One language of the mixture: a source read through the layout's lookup table of `language`."""
+
+    language: str
+    source: Source
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+    """A part of training with fixed shares, one a component in their order; `fraction` of all sequences."""
+
+    fraction: float
+    shares: tuple[float, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class MixtureConfig:
+    """Which languages are read, through which vocabulary layout, in which shares, stage by stage.
+
+    `exact` keeps every component within one sequence of its cumulative target at every step; `bernoulli` draws
+    each sequence's component independently, as arXiv:2404.07982 does.
+    """
+
+    components: tuple[Component, ...]
+    layout: str
+    stages: tuple[Stage, ...]
+    sampling: Sampling = "exact"
+
+    def __post_init__(self) -> None:
+        names = [c.language for c in self.components]
+        if not names:
+            raise LabError("A mixture needs at least one component.")
+        if len(set(names)) != len(names):
+            raise LabError(f"A mixture names a language twice: {names}.")
+        if self.sampling not in typing.get_args(Sampling):
+            raise LabError(f"Unknown sampling {self.sampling!r}.", f"Known: {typing.get_args(Sampling)}.")
+        if not self.stages or abs(sum(s.fraction for s in self.stages) - 1) > 1e-9:
+            raise LabError(f"The stages' fractions must sum to 1, not {sum(s.fraction for s in self.stages)}.")
+        for stage in self.stages:
+            if len(stage.shares) != len(names):
+                raise LabError(f"A stage gives {len(stage.shares)} shares for {len(names)} languages {names}.")
+            if any(s < 0 for s in stage.shares) or abs(sum(stage.shares) - 1) > 1e-9:
+                raise LabError(
+                    f"The shares {stage.shares} of {names} sum to {sum(stage.shares):.6g}, not 1.",
+                    "Give shares of at least 0 that sum to 1.",
+                )
+
+
+@dataclasses.dataclass(frozen=True)
+class RunConfig:
+    """One training run. Its fingerprint is its identity.
+
+    Attributes:
+      steps: optimiser updates; tokens seen = steps * batch * context.
+      batch: sequences a step, each of `model.context` tokens.
+      seed_init: seed of the parameters.
+      seed_data: seed of the order of the examples.
+    """
+
+    model: ModelConfig
+    optim: OptimConfig
+    mixture: MixtureConfig
+    steps: int
+    batch: int
+    seed_init: int = 0
+    seed_data: int = 0
+
+    def __post_init__(self) -> None:
+        if self.steps < 1 or self.batch < 1:
+            raise LabError(f"A run needs steps and batch of at least 1, not {self.steps} and {self.batch}.")
+
+    @property
+    def run_id(self) -> str:
+        return fingerprint(self)
+
+    @property
+    def tokens_seen(self) -> int:
+        return self.steps * self.batch * self.model.context
+
+
+def to_json(value: Any) -> dict[str, Any]:
+    """The canonical form of a config, for `config.json`."""
+    form = canonical(value)
+    assert isinstance(form, dict)
+    return form
+
+
+def from_json(form: dict[str, Any]) -> Any:
+    """Rebuilds the config that `to_json` wrote.
+
+    Raises:
+      LabError: when the form names an unknown type or field.
+    """
+    kinds = {c.__name__: c for c in (ModelConfig, OptimConfig, Source, Component, Stage, MixtureConfig, RunConfig)}
+
+    def build(node: Any) -> Any:
+        if isinstance(node, list):
+            return tuple(build(v) for v in node)
+        if isinstance(node, dict):
+            fields = dict(node)
+            name = fields.pop("type", None)
+            if name not in kinds:
+                raise LabError(f"The config names an unknown type {name!r}.", "Was it written by another version?")
+            known = {f.name for f in dataclasses.fields(kinds[name])}
+            if unknown := sorted(fields.keys() - known):
+                raise LabError(f"The config's {name} has unknown fields {unknown}.", "Was it written by another version?")
+            return kinds[name](**{k: build(v) for k, v in fields.items()})
+        return node
+
+    return build(form)

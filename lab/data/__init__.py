@@ -1,0 +1,1 @@
+"""From text to token streams: corpora, vocabularies, seqio tasks, token stores, exact mixtures."""

@@ -1,0 +1,1 @@
+"""Measuring trained models: losses and perplexities on fixed evaluation sets."""
