@@ -222,7 +222,9 @@ def from_json(form: dict[str, Any]) -> Any:
                 raise LabError(f"The config names an unknown type {name!r}.", "Was it written by another version?")
             known = {f.name for f in dataclasses.fields(kinds[name])}
             if unknown := sorted(fields.keys() - known):
-                raise LabError(f"The config's {name} has unknown fields {unknown}.", "Was it written by another version?")
+                raise LabError(
+                    f"The config's {name} has unknown fields {unknown}.", "Was it written by another version?"
+                )
             return kinds[name](**{k: build(v) for k, v in fields.items()})
         return node
 
