@@ -1,0 +1,111 @@
+"""Checkpoints: Orbax trees with a JSON record beside them, written atomically and restored strictly."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+
+from lab.errors import LabError
+from lab.records import one_line_io_errors
+
+log = logging.getLogger("lab")
+
+
+class Checkpoints:
+    """The numbered checkpoints below one directory; the last `keep` are kept.
+
+    Each holds a tree of arrays and a JSON record. `shape` says what the tree is of (model and vocabulary); a
+    checkpoint of another shape is refused by name.
+    """
+
+    def __init__(self, directory: Path, shape: dict[str, Any], keep: int = 2):
+        self.directory = directory
+        self.shape = shape
+        with one_line_io_errors(directory):
+            directory.mkdir(parents=True, exist_ok=True)
+        options = ocp.CheckpointManagerOptions(max_to_keep=keep, enable_async_checkpointing=False)
+        self._manager = ocp.CheckpointManager(directory.resolve(), options=options)
+
+    def __enter__(self) -> Checkpoints:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._manager.close()
+
+    def save(self, number: int, tree: Any, record: dict[str, Any]) -> None:
+        """Writes checkpoint `number`; a checkpoint exists whole or not at all.
+
+        Raises:
+          LabError: when the disk is full or not writable; earlier checkpoints stay.
+        """
+        args = ocp.args.Composite(
+            tree=ocp.args.StandardSave(tree),
+            record=ocp.args.JsonSave({"shape": self.shape, **record}),
+        )
+        with one_line_io_errors(self.directory), _unwrapped_os_errors():
+            self._manager.save(number, args=args, force=True)
+            self._manager.wait_until_finished()
+
+    def restore(self, like: Any) -> tuple[int, Any, dict[str, Any]] | None:
+        """The newest readable checkpoint as (number, tree, record), or None where there is none.
+
+        `like` gives shapes, types and shardings. A checkpoint that cannot be read is set aside with a warning and
+        the one before it is used.
+
+        Raises:
+          LabError: when the checkpoint is of another model or vocabulary.
+        """
+        for number in sorted(self._manager.all_steps(), reverse=True):
+            try:
+                record = self._manager.restore(number, args=ocp.args.Composite(record=ocp.args.JsonRestore())).record
+                if record["shape"] != self.shape:
+                    raise _other_shape(self.directory / str(number), record["shape"], self.shape)
+                abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
+                args = ocp.args.Composite(tree=ocp.args.StandardRestore(abstract))
+                return number, self._manager.restore(number, args=args).tree, record
+            except LabError:
+                raise
+            except Exception as error:  # Orbax raises many types for a damaged checkpoint
+                aside = self.directory / f"damaged-{number}"
+                log.warning(
+                    "Checkpoint %s cannot be read (%s); it is set aside as %s.",
+                    self.directory / str(number),
+                    str(error).splitlines()[0] if str(error) else type(error).__name__,
+                    aside.name,
+                )
+                shutil.rmtree(aside, ignore_errors=True)
+                (self.directory / str(number)).rename(aside)
+                self._manager.reload()
+        return None
+
+
+def _other_shape(path: Path, found: dict[str, Any], wanted: dict[str, Any]) -> LabError:
+    differences = [
+        f"{key} {found.get(key)!r} instead of {wanted.get(key)!r}"
+        for key in sorted(found.keys() | wanted.keys())
+        if found.get(key) != wanted.get(key)
+    ]
+    return LabError(f"Checkpoint {path} is of another model: {'; '.join(differences)}.")
+
+
+@contextlib.contextmanager
+def _unwrapped_os_errors() -> Iterator[None]:
+    """Orbax and TensorStore wrap a full disk in their own errors: this gives back the operating system's."""
+    import errno
+
+    try:
+        yield
+    except OSError:
+        raise
+    except Exception as error:
+        for code, text in ((errno.ENOSPC, "No space left"), (errno.EROFS, "Read-only"), (errno.EACCES, "denied")):
+            if text in str(error):
+                raise OSError(code, text) from error
+        raise

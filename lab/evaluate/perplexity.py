@@ -1,0 +1,110 @@
+"""Loss and perplexity of a model on a fixed token stream, by a window and a stride.
+
+One rule covers both measures: windows of `window` tokens start every `stride` tokens, and each scores its last
+`stride` targets. With stride = window every target is scored once (the plain loss). With a smaller stride each
+target sees at least `window - stride` tokens of context, and the first `window - stride` targets of the stream are
+never scored: the protocol of arXiv:2404.07982, which uses 512 and 128.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable
+
+import numpy as np
+
+PAD = 0
+Array = np.ndarray
+NatsFn = Callable[[Array, Array], Array]  # (tokens_BxW, targets_BxW) -> nats_BxW
+
+
+@dataclasses.dataclass(frozen=True)
+class Protocol:
+    """Windows of `window` tokens every `stride` tokens, scoring the last `stride` targets of each."""
+
+    window: int
+    stride: int
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.stride <= self.window:
+            raise ValueError(f"stride {self.stride} must lie between 1 and the window, {self.window}")
+
+
+def plain(context: int) -> Protocol:
+    """Every target scored once."""
+    return Protocol(context, context)
+
+
+def sliding(context: int) -> Protocol:
+    """The paper's proportions at this context: stride = window / 4."""
+    return Protocol(context, max(1, context // 4))
+
+
+@dataclasses.dataclass(frozen=True)
+class Score:
+    """Sums over the scored targets.
+
+    Attributes:
+      nats: negative log-likelihood.
+      tokens: number of scored targets.
+      bytes: bytes of exactly those targets (an end of document has none).
+      document_nats, document_tokens: the same by document.
+    """
+
+    nats: float
+    tokens: int
+    bytes: int
+    document_nats: tuple[float, ...]
+    document_tokens: tuple[int, ...]
+
+    @property
+    def loss(self) -> float:
+        """Nats per token."""
+        return self.nats / self.tokens
+
+    @property
+    def ppl(self) -> float:
+        return math.exp(self.loss) if self.loss < 700 else math.inf
+
+    @property
+    def bits_per_byte(self) -> float:
+        return self.nats / (math.log(2) * self.bytes)
+
+
+def target_nats(nats_fn: NatsFn, stream: Array, protocol: Protocol, batch: int) -> Array:
+    """Nats of every target of `stream` ([n + 1] ids; target i is stream[i + 1]); NaN where it is not scored.
+
+    `nats_fn` is always called with `batch` windows, the last call filled up with padding.
+    """
+    window, stride = protocol.window, protocol.stride
+    n_targets = len(stream) - 1
+    n_windows = max(0, math.ceil((n_targets - (window - stride)) / stride))
+    padded = np.full(n_windows * stride + window + 1, PAD, dtype=np.int32)
+    padded[: min(len(padded), len(stream))] = stream[: len(padded)]
+    views = np.lib.stride_tricks.sliding_window_view(padded, window + 1)[::stride][:n_windows]
+    scored = np.full(n_windows * stride, np.nan)
+    for first in range(0, n_windows, batch):
+        chunk = views[first : first + batch]
+        full = np.zeros((batch, window + 1), np.int32)
+        full[: len(chunk)] = chunk
+        nats = np.asarray(nats_fn(full[:, :-1], full[:, 1:]))[: len(chunk), window - stride :]
+        scored[first * stride : (first + len(chunk)) * stride] = nats.reshape(-1)
+    nats_n = np.full(n_targets, np.nan)
+    nats_n[window - stride :] = scored[: max(0, n_targets - (window - stride))]
+    nats_n[np.asarray(stream[1:]) == PAD] = np.nan
+    return nats_n
+
+
+def score(nats_n: Array, target_bytes_n: Array, target_document_n: Array, documents: int) -> Score:
+    """Sums per-target nats over the targets that were scored, in all and by document."""
+    seen = ~np.isnan(nats_n)
+    by_document = np.bincount(target_document_n[seen], weights=nats_n[seen], minlength=documents)
+    counts = np.bincount(target_document_n[seen], minlength=documents)
+    return Score(
+        nats=float(nats_n[seen].sum()),
+        tokens=int(seen.sum()),
+        bytes=int(target_bytes_n[seen].sum()),
+        document_nats=tuple(float(v) for v in by_document),
+        document_tokens=tuple(int(v) for v in counts),
+    )
