@@ -17,6 +17,8 @@ from lab.errors import LabError
 Family = Literal["gpt2", "llama"]
 ScheduleName = Literal["cosine", "wsd", "constant"]
 Sampling = Literal["exact", "bernoulli"]
+Sharing = Literal["own", "pieces", "same"]
+Anchors = Literal["random", "frequent"]
 
 
 def canonical(value: Any) -> Any:
@@ -133,6 +135,93 @@ class Stage:
 
 
 @dataclasses.dataclass(frozen=True)
+class LanguageIds:
+    """How the token ids of one language enter the total vocabulary, given the languages before it.
+
+    Attributes:
+      language: its name.
+      tokenizer: the hash of its tokenizer.
+      sharing: `own` is a block of its own after all ids so far, padding excepted (clones, disjoint vocabularies, and
+        the first language); `pieces` reuses the id of every piece that an earlier language already has and appends
+        the rest (merged vocabularies); `same` reuses all ids of an earlier language with this tokenizer (joint).
+      anchored: for `own` only: the share of entries that keep the id they have in the first language of the same
+        tokenizer (partly anchored clones of arXiv:2404.07982).
+      anchors: which entries those are: a fixed random choice, as in that paper, or the most frequent.
+    """
+
+    language: str
+    tokenizer: str
+    sharing: Sharing = "own"
+    anchored: float = 0.0
+    anchors: Anchors = "random"
+
+    def __post_init__(self) -> None:
+        if self.sharing not in typing.get_args(Sharing):
+            raise LabError(f"Unknown sharing {self.sharing!r}.", f"Known: {typing.get_args(Sharing)}.")
+        if self.anchors not in typing.get_args(Anchors):
+            raise LabError(f"Unknown choice of anchors {self.anchors!r}.", f"Known: {typing.get_args(Anchors)}.")
+        if not 0 <= self.anchored <= 1:
+            raise LabError(f"The anchored share of {self.language!r} must lie in [0, 1], not {self.anchored}.")
+        if self.anchored and self.sharing != "own":
+            raise LabError(f"Only a language with ids of its own can be partly anchored, not {self.language!r}.")
+
+
+@dataclasses.dataclass(frozen=True)
+class LayoutConfig:
+    """The identity of a vocabulary layout: its languages, in the order in which they take their ids."""
+
+    languages: tuple[LanguageIds, ...]
+
+    def __post_init__(self) -> None:
+        names = self.names
+        if not names:
+            raise LabError("A vocabulary layout needs at least one language.")
+        if len(set(names)) != len(names):
+            raise LabError(f"A vocabulary layout names a language twice: {list(names)}.")
+        tokenizers: set[str] = set()
+        for entry in self.languages:
+            needs_earlier = entry.sharing == "same" or entry.anchored > 0
+            if needs_earlier and entry.tokenizer not in tokenizers:
+                raise LabError(
+                    f"{entry.language!r} is to reuse ids of an earlier language with its tokenizer; there is none.",
+                    "Share by `pieces`, or train one joint tokenizer.",
+                )
+            tokenizers.add(entry.tokenizer)
+        if self.languages[0].sharing != "own":
+            raise LabError(f"The first language of a layout has ids of its own, not {self.languages[0].sharing!r}.")
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(entry.language for entry in self.languages)
+
+    @classmethod
+    def clones(
+        cls, languages: tuple[str, ...], tokenizer: str, anchored: float = 0.0, anchors: Anchors = "random"
+    ) -> LayoutConfig:
+        """The first language and its clones: clone k reads `id + k * V`, but for padding and anchored entries."""
+        first, *rest = languages
+        clones = (LanguageIds(name, tokenizer, "own", anchored, anchors) for name in rest)
+        return cls((LanguageIds(first, tokenizer), *clones))
+
+    @classmethod
+    def disjoint(cls, languages: tuple[str, ...], tokenizers: tuple[str, ...]) -> LayoutConfig:
+        """Every language with ids of its own; only padding is shared."""
+        return cls(tuple(LanguageIds(*pair) for pair in zip(languages, tokenizers, strict=True)))
+
+    @classmethod
+    def merged(cls, languages: tuple[str, ...], tokenizers: tuple[str, ...]) -> LayoutConfig:
+        """Identical pieces share one id ("anchored vocabulary" in arXiv:2404.07982)."""
+        first, *rest = zip(languages, tokenizers, strict=True)
+        return cls((LanguageIds(*first), *(LanguageIds(*pair, "pieces") for pair in rest)))
+
+    @classmethod
+    def joint(cls, languages: tuple[str, ...], tokenizer: str) -> LayoutConfig:
+        """All languages in one tokenizer's ids."""
+        first, *rest = languages
+        return cls((LanguageIds(first, tokenizer), *(LanguageIds(name, tokenizer, "same") for name in rest)))
+
+
+@dataclasses.dataclass(frozen=True)
 class MixtureConfig:
     """Which languages are read, through which vocabulary layout, in which shares, stage by stage.
 
@@ -141,7 +230,7 @@ class MixtureConfig:
     """
 
     components: tuple[Component, ...]
-    layout: str
+    layout: LayoutConfig
     stages: tuple[Stage, ...]
     sampling: Sampling = "exact"
 
@@ -151,6 +240,11 @@ class MixtureConfig:
             raise LabError("A mixture needs at least one component.")
         if len(set(names)) != len(names):
             raise LabError(f"A mixture names a language twice: {names}.")
+        if unknown := sorted(set(names) - set(self.layout.names)):
+            raise LabError(
+                f"The mixture names languages that its vocabulary layout lacks: {unknown}.",
+                f"The layout has {list(self.layout.names)}.",
+            )
         if self.sampling not in typing.get_args(Sampling):
             raise LabError(f"Unknown sampling {self.sampling!r}.", f"Known: {typing.get_args(Sampling)}.")
         if not self.stages or abs(sum(s.fraction for s in self.stages) - 1) > 1e-9:
@@ -210,7 +304,18 @@ def from_json(form: dict[str, Any]) -> Any:
     Raises:
       LabError: when the form names an unknown type or field.
     """
-    kinds = {c.__name__: c for c in (ModelConfig, OptimConfig, Source, Component, Stage, MixtureConfig, RunConfig)}
+    types = (
+        ModelConfig,
+        OptimConfig,
+        Source,
+        Component,
+        Stage,
+        LanguageIds,
+        LayoutConfig,
+        MixtureConfig,
+        RunConfig,
+    )
+    kinds = {c.__name__: c for c in types}
 
     def build(node: Any) -> Any:
         if isinstance(node, list):
