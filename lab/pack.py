@@ -11,21 +11,19 @@ import heapq
 import math
 from collections.abc import Sequence
 
-from lab.config import ModelConfig, OptimConfig, RunConfig, fingerprint
+from lab.config import ModelConfig, RunConfig, fingerprint
 
 
 @dataclasses.dataclass(frozen=True)
 class Shape:
-    """What runs must have in common to train in one program: all else may differ from run to run."""
+    """What runs must have in common to train in one program; seeds, text, shares, optimiser and length may differ."""
 
     model: ModelConfig
     batch: int
-    optim: OptimConfig  # the fields that are the same for all runs of the program; see `shape_of`
 
 
 def shape_of(run: RunConfig) -> Shape:
-    """The run's shape. Peak learning rate and weight decay are data, not program."""
-    return Shape(run.model, run.batch, dataclasses.replace(run.optim, peak_lr=1.0, weight_decay=0.0))
+    return Shape(run.model, run.batch)
 
 
 @dataclasses.dataclass(frozen=True)

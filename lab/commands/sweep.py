@@ -1,0 +1,151 @@
+"""`lab sweep`: run a study, watch it, collect its table."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import tyro
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from sweeps.status import RunStatus
+    from sweeps.study import Arm
+
+ROOT = Path("out")
+
+
+@dataclasses.dataclass(frozen=True)
+class List:
+    """List the studies that ship with the laboratory, each with its question and cost."""
+
+    def run(self) -> int:
+        from rich.console import Console
+        from rich.table import Table
+
+        from sweeps.study import find_study, study_names
+
+        table = Table("study", "question", "cost", title="Studies")
+        for name in study_names():
+            study = find_study(name)
+            table.add_row(name, study.question, study.cost)
+        Console().print(table)
+        return 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """Train what is missing of a study, then collect its table and draw its report. Run it again to go on."""
+
+    study: tyro.conf.Positional[str]
+    """Name of a study, or a path to its Python file."""
+    root: Path = ROOT
+    """Folder for everything the laboratory writes."""
+    devices: int = max(1, min(2, os.cpu_count() or 1))
+    """On a CPU, runs trained side by side, one a core. Accelerators are found by themselves."""
+
+    def run(self) -> int:
+        from lab.devices import prepare_process
+
+        prepare_process(host_devices=self.devices)
+        from sweeps.launch import run_study
+
+        return run_study(self.study, self.root)
+
+
+@dataclasses.dataclass(frozen=True)
+class Status:
+    """Show where every arm of a study stands. Reads files only: safe while the study runs."""
+
+    study: tyro.conf.Positional[str]
+    """Name of a study, or a path to its Python file."""
+    root: Path = ROOT
+    """Folder for everything the laboratory writes."""
+    json: bool = False
+    """Print one JSON object a run instead of a table."""
+    watch: bool = False
+    """Refresh every two seconds until every run is over."""
+
+    def run(self) -> int:
+        from rich.console import Console
+        from rich.live import Live
+
+        from sweeps.status import study_status
+
+        arms = _arms(self.study, self.root)
+        if self.json:
+            for run in study_status(arms, self.root):
+                print(json.dumps(dataclasses.asdict(run)))
+            return 0
+        console = Console()
+        if not self.watch:
+            console.print(status_table(self.study, study_status(arms, self.root)))
+            return 0
+        with Live(console=console, refresh_per_second=2) as live:
+            while True:
+                runs = study_status(arms, self.root)
+                live.update(status_table(self.study, runs))
+                if all(r.over for r in runs):
+                    return 0
+                time.sleep(2)
+
+
+@dataclasses.dataclass(frozen=True)
+class Collect:
+    """Write the rows of all finished runs of a study as one parquet table."""
+
+    study: tyro.conf.Positional[str]
+    """Name of a study, or a path to its Python file."""
+    root: Path = ROOT
+    """Folder for everything the laboratory writes."""
+
+    def run(self) -> int:
+        from sweeps.collect import collect
+        from sweeps.study import find_study
+
+        path, n_rows, missing = collect(find_study(self.study).name, _arms(self.study, self.root), self.root)
+        print(f"{path}: {n_rows} rows" + (f"; {missing} runs are not finished" if missing else ""))
+        return 0
+
+
+COMMANDS: dict[str, type] = {"list": List, "run": Run, "status": Status, "collect": Collect}
+
+
+def _arms(study_name: str, root: Path) -> tuple[Arm, ...]:
+    from sweeps.launch import prepared_arms
+    from sweeps.study import find_study
+
+    return prepared_arms(find_study(study_name), root)
+
+
+def status_table(study: str, runs: list[RunStatus], footer: str = "") -> Table:
+    """One line an arm, and a line for the whole study."""
+    from rich.progress_bar import ProgressBar
+    from rich.table import Table
+
+    from sweeps.status import by_arm
+
+    table = Table(title=f"Study {study}", caption=footer or None)
+    for name, justify in (("arm", "left"), ("done", "right"), ("progress", "left"), ("loss", "right"), ("", "left")):
+        table.add_column(name, justify=justify)  # type: ignore[arg-type]
+    for arm in by_arm(runs):
+        notes = [f"{arm.running} running"] if arm.running else []
+        notes += [f"{arm.diverged} diverged"] if arm.diverged else []
+        table.add_row(
+            arm.arm,
+            f"{arm.done}/{arm.runs}",
+            ProgressBar(total=1.0, completed=arm.share, width=20),
+            "" if arm.loss is None else f"{arm.loss:.3f}",
+            ", ".join(notes),
+        )
+    done = sum(r.over for r in runs)
+    steps = sum(r.steps for r in runs)
+    share = sum(r.steps if r.over else r.step for r in runs) / steps
+    table.add_section()
+    table.add_row("all", f"{done}/{len(runs)}", ProgressBar(total=1.0, completed=share, width=20), "", "")
+    return table
