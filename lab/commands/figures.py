@@ -23,6 +23,5 @@ class Figures:
         from figures.studies import draw
         from sweeps.collect import table_path
 
-        report = draw(self.study, self.table or table_path(self.study, self.root), self.root / self.study)
-        print(f"Report: {report}")
+        print(draw(self.study, self.table or table_path(self.study, self.root), self.root / self.study))
         return 0

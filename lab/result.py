@@ -1,0 +1,134 @@
+"""The result of a finished run: everything its table rows say, gathered in one place."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import platform
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from lab.config import RunConfig
+from lab.flops import count, flops_per_token
+from lab.records import provenance
+
+CURVE_POINTS = 48
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """How the training of one run ended.
+
+    Attributes:
+      steps_done: updates that happened.
+      diverged: what went wrong and when, or None.
+      metrics: the lines of `metrics.jsonl`.
+      examples_hash: chained hash of the consumed examples.
+      layout_hash: of the vocabulary layout's tables.
+      pack: pack and slot.
+      wall_s: seconds, shared with the other runs of the pack.
+    """
+
+    steps_done: int
+    diverged: str | None
+    metrics: Sequence[dict[str, float]]
+    examples_hash: str
+    layout_hash: str
+    pack: str
+    wall_s: float
+
+
+def result(run: RunConfig, outcome: Outcome, evaluations: list[dict[str, Any]]) -> dict[str, Any]:
+    """The content of `result.json`."""
+    model = run.model
+    parameters = count(model)
+    per_token = flops_per_token(model)
+    flops = float(per_token.exact * run.tokens_seen)
+    curve_tokens, curve_loss = thin(outcome.metrics, CURVE_POINTS)
+    facts = {
+        "run_id": run.run_id,
+        "mixture": mixture_text(run),
+        "seed_init": run.seed_init,
+        "seed_data": run.seed_data,
+        "group": run.run_id,
+        "parent": None,
+        "parent_tokens": None,
+        "family": model.family,
+        "d_model": model.d_model,
+        "n_layers": model.n_layers,
+        "context": model.context,
+        "n_total": parameters.total,
+        "n_nonembedding": parameters.nonembedding,
+        "n_embedding": parameters.embedding,
+        "n_head": parameters.head,
+        "v_total": model.vocab,
+        "layout_hash": outcome.layout_hash,
+        "tokens_seen": run.tokens_seen,
+        "flops_6nd": float(per_token.six_n * run.tokens_seen),
+        "flops_exact": flops,
+        "flops_spent": flops,
+        "curve_tokens": curve_tokens,
+        "curve_loss": curve_loss,
+        "schedule": run.optim.schedule,
+        "peak_lr": run.optim.peak_lr,
+        "weight_decay": run.optim.weight_decay,
+        "batch_tokens": run.batch * model.context,
+        "tuned": None,
+        "train_loss": outcome.metrics[-1]["loss"] if outcome.metrics else None,
+        "status": "diverged" if outcome.diverged else "done",
+        "exclusion": f"diverged {outcome.diverged}" if outcome.diverged else None,
+        "pack": outcome.pack,
+        "examples_hash": outcome.examples_hash,
+        "wall_s": outcome.wall_s,
+        "device": device_name(),
+        **provenance(),
+    }
+    tokens = outcome.steps_done * run.batch * model.context
+    return {
+        "run": facts,
+        "evaluations": evaluations,
+        "steps_done": outcome.steps_done,
+        "tokens_per_s": tokens / max(outcome.wall_s, 1e-9),
+    }
+
+
+def mixture_text(run: RunConfig) -> str:
+    """Languages and shares of each stage, e.g. `en:0.9 enm:0.1 -> en:0.1 enm:0.9`."""
+    languages = [c.language for c in run.mixture.components]
+    stages = (
+        " ".join(f"{n}:{s:g}" for n, s in zip(languages, stage.shares, strict=True)) for stage in run.mixture.stages
+    )
+    return " -> ".join(stages)
+
+
+def thin(metrics: Sequence[dict[str, float]], points: int) -> tuple[list[int], list[float]]:
+    """The training curve as at most `points` (tokens, mean loss since the point before)."""
+    if not metrics:
+        return [], []
+    parts = np.array_split(np.arange(len(metrics)), min(points, len(metrics)))
+    return (
+        [int(metrics[part[-1]]["tokens"]) for part in parts],
+        [float(np.mean([metrics[i]["loss"] for i in part])) for part in parts],
+    )
+
+
+def device_name() -> str:
+    """What the process trains on, e.g. `2 x cpu (AMD EPYC 7B13, 2 cores)`."""
+    devices = jax.devices()
+    kind = devices[0].device_kind
+    if devices[0].platform == "cpu":
+        kind = f"cpu ({_cpu_model()}, {os.cpu_count()} cores)"
+    return f"{len(devices)} x {kind}"
+
+
+def _cpu_model() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        for line in cpuinfo.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()

@@ -1,0 +1,92 @@
+"""Demo: from the World English Bible and Wycliffe's Bible to a law, a figure and an answer, in minutes on two cores.
+
+    lab sweep run demo
+
+Two real languages with the same content: modern English, and Middle English as the language with little data.
+Three questions: how does the loss fall with model size and tokens; what is a token of English worth for Middle
+English; and does imbalance help a clone of English, as arXiv:2404.07982 found at scale?
+"""
+
+from __future__ import annotations
+
+from lab.config import Component, LayoutConfig, MixtureConfig, OptimConfig, RunConfig, Stage
+from lab.data.prepare import Prepared
+from lab.presets import preset
+from sweeps.study import Arm, DataSpec, Study
+
+EN, ENM = "embedded:en", "embedded:enm"
+VOCAB = 1024
+CONTEXT = 128
+BATCH = 8
+SIZES = ("nano-2", "nano-4", "nano-6")
+MIDDLE = "nano-4"
+# At most one epoch of English. Tokens, by the thousand.
+BUDGETS = (150_000, 300_000, 600_000, 1_200_000)
+SEEDS = (0, 1, 2)
+
+
+def learning_rate(size: str) -> float:
+    """Peak rates of the demo's shapes, from a sweep over {1, 2, 4, 8, 16}e-3 at the shortest and longest budget."""
+    return {"nano-2": 8e-3, "nano-4": 4e-3, "nano-6": 4e-3}[size]
+
+
+def run(size: str, tokens: int, mixture: MixtureConfig, vocab: int, seed: int) -> RunConfig:
+    return RunConfig(
+        model=preset(size, vocab=vocab, context=CONTEXT),
+        optim=OptimConfig(peak_lr=learning_rate(size), schedule="cosine", warmup=0.05),
+        mixture=mixture,
+        steps=tokens // (BATCH * CONTEXT),
+        batch=BATCH,
+        seed_init=seed,
+        seed_data=seed,
+    )
+
+
+def arms(prepared: Prepared) -> tuple[Arm, ...]:
+    english, middle = prepared.source(EN), prepared.source(ENM)
+    en_tokenizer, enm_tokenizer = prepared.tokenizer(EN).hash, prepared.tokenizer(ENM).hash
+
+    def alone(language: str) -> MixtureConfig:
+        source, tokenizer = (english, en_tokenizer) if language == "en" else (middle, enm_tokenizer)
+        layout = LayoutConfig.joint((language,), tokenizer)
+        return MixtureConfig((Component(language, source),), layout, (Stage(1.0, (1.0,)),))
+
+    merged = LayoutConfig.merged(("en", "enm"), (en_tokenizer, enm_tokenizer))
+    clones = LayoutConfig.clones(("en", "en2"), en_tokenizer)
+    merged_size, clone_size = prepared.layout(merged).v_total, prepared.layout(clones).v_total
+
+    def pair(share: float) -> MixtureConfig:
+        components = (Component("en", english), Component("enm", middle))
+        return MixtureConfig(components, merged, (Stage(1.0, (1 - share, share)),))
+
+    def twins(share: float) -> MixtureConfig:
+        components = (Component("en", english), Component("en2", english))
+        return MixtureConfig(components, clones, (Stage(1.0, (1 - share, share)),))
+
+    found = []
+    for size in SIZES:
+        for tokens in BUDGETS:
+            for seed in SEEDS if size == MIDDLE else SEEDS[:1]:
+                found.append(Arm(f"English alone, {size}", run(size, tokens, alone("en"), VOCAB, seed)))
+    longest = BUDGETS[-1]
+    for seed in SEEDS:
+        for tokens in BUDGETS:
+            found.append(Arm("Middle English alone", run(MIDDLE, tokens, alone("enm"), VOCAB, seed)))
+        for share in (0.5, 0.25, 0.1):
+            name = f"English and {share:.0%} Middle English"
+            found.append(Arm(name, run(MIDDLE, longest, pair(share), merged_size, seed)))
+        for share in (0.5, 0.1):
+            name = f"English and {share:.0%} clone"
+            found.append(Arm(name, run(MIDDLE, longest, twins(share), clone_size, seed)))
+    return tuple(found)
+
+
+STUDY = Study(
+    name="demo",
+    question="How does loss fall with size and tokens, and what is English worth for Middle English?",
+    cost="about 10 minutes on 2 CPU cores",
+    expected="A tied law with an exponent of .2 to .6; the smaller the share of Middle English, the more a token of it "
+    "is helped by English; a clone at 10 % learns faster per own token than at 50 %.",
+    data=DataSpec((EN, ENM), VOCAB),
+    arms=arms,
+)

@@ -1,0 +1,148 @@
+"""Runs a study on this machine: what is missing is trained, pack by pack; then its table and report are made."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.live import Live
+
+from sweeps.collect import collect
+from sweeps.status import study_status
+from sweeps.study import Arm, Study, find_study
+
+if TYPE_CHECKING:
+    from lab.config import RunConfig
+    from lab.pack import PackPlan
+
+
+def prepared_arms(study: Study, root: Path) -> tuple[Arm, ...]:
+    """The study's arms, its text prepared first where that is still to do."""
+    from lab.data.prepare import prepare
+
+    return study.checked_arms(prepare(study.data.corpora, study.data.vocab, study.data.joint, root))
+
+
+def run_study(name: str, root: Path) -> int:
+    """Trains the runs of a study that are not over, collects its table and draws its report.
+
+    Returns the exit code: 0, 143 where it was asked to stop and saved, 3 where runs diverged.
+    """
+    started = time.monotonic()
+    console = Console()
+    study = find_study(name)
+    console.print(f"[bold]{study.name}[/bold]: {study.question}")
+    arms = prepared_arms(study, root)
+    runs = study_status(arms, root)
+    pending = [arm for arm, status in zip(arms, runs, strict=True) if not status.over]
+    if pending:
+        console.print(f"{len(pending)} of {len(arms)} runs to train. Stop with Ctrl-C; run again to go on.")
+        if not train_pending(study.name, arms, pending, root, console):
+            console.print("Stopped; everything is saved. Run the same command again to go on.")
+            return 143
+    else:
+        console.print(f"All {len(arms)} runs are done.")
+    table, n_rows, _ = collect(study.name, arms, root)
+    console.print(f"Table: {table} ({n_rows} rows)")
+    report(study.name, table, root, console)
+    diverged = [s for s in study_status(arms, root) if s.state == "diverged"]
+    for status in diverged:
+        console.print(f"[yellow]{status.arm} ({status.run_id}): {status.reason}[/yellow]")
+    console.print(f"Took {time.monotonic() - started:.0f} s.")
+    return 3 if diverged else 0
+
+
+def report(study: str, table: Path, root: Path, console: Console) -> None:
+    """Draws the study's report unless the one there was drawn from this very table."""
+    from figures.studies import STUDIES, draw
+
+    if study not in STUDIES:
+        return
+    stamp = root / study / ".drawn"
+    digest = hashlib.sha256(table.read_bytes()).hexdigest()
+    if not stamp.exists() or stamp.read_text() != digest:
+        with console.status("Fitting laws and drawing the report ..."):
+            summary = draw(study, table, root / study)
+        stamp.write_text(digest)
+        (root / study / ".summary").write_text(summary)
+    console.print((root / study / ".summary").read_text())
+
+
+def train_pending(study: str, arms: Sequence[Arm], pending: Sequence[Arm], root: Path, console: Console) -> bool:
+    """Trains every pending run; returns whether it got to the end (False: asked to stop)."""
+    import jax
+
+    from lab.pack import group_by_shape, plan_pack
+    from lab.train import STEPS_PER_DISPATCH, Execution, Stopped, train, unfinished_plans
+
+    cache = (root / "cache" / "xla").resolve()
+    jax.config.update("jax_compilation_cache_dir", str(cache))
+    execution = Execution(root, slots=len(jax.devices()))
+    by_id = {arm.run.run_id: arm.run for arm in arms}
+    todo = {arm.run.run_id: arm.run for arm in pending}
+    packs: list[tuple[PackPlan, list[RunConfig]]] = []
+    for plan in unfinished_plans(root):
+        members = [p.run_id for p in plan.placements]
+        if any(m in todo for m in members) and all(m in by_id for m in members):
+            packs.append((plan, [by_id[m] for m in members]))
+            for member in members:
+                todo.pop(member, None)
+    groups = group_by_shape(list(todo.values()))
+    for group in groups:
+        packs.append((plan_pack(group, execution.slots, STEPS_PER_DISPATCH), group))
+    idle = sum(plan.idle_share * plan.dispatches for plan, _ in packs) / sum(plan.dispatches for plan, _ in packs)
+    console.print(f"{len(packs)} programs on {len(jax.devices())} devices; slots stand idle {idle:.0%} of the time.")
+    watch = _Watch(study, arms, root)
+    with Live(watch, console=console, refresh_per_second=1, transient=False):
+        for plan, members_ in packs:
+            try:
+                train(members_, execution, watch, plan)
+            except Stopped:
+                return False
+    return True
+
+
+class _Watch:
+    """The live table: told of progress by the trainer, drawn by rich."""
+
+    def __init__(self, study: str, arms: Sequence[Arm], root: Path):
+        self.study = study
+        self.runs = {s.run_id: s for s in study_status(arms, root)}
+        self.cost = {arm.run.run_id: _cost(arm) for arm in arms}
+        self.started = time.monotonic()
+        self.share_before = self._share()
+
+    def _share(self) -> float:
+        done = sum(self.cost[s.run_id] * (1.0 if s.over else s.step / s.steps) for s in self.runs.values())
+        return done / sum(self.cost.values())
+
+    def progress(self, run_id: str, steps_done: int, loss: float) -> None:
+        self.runs[run_id] = dataclasses.replace(self.runs[run_id], state="running", step=steps_done, loss=loss)
+
+    def finished(self, run_id: str, result: Mapping[str, Any]) -> None:
+        losses = [e["loss"] for e in result["evaluations"] if e["loss"] is not None]
+        self.runs[run_id] = dataclasses.replace(
+            self.runs[run_id],
+            state=result["run"]["status"],
+            step=result["steps_done"],
+            loss=sum(losses) / len(losses) if losses else None,
+        )
+
+    def __rich__(self) -> Any:
+        from lab.commands.sweep import status_table
+
+        elapsed = time.monotonic() - self.started
+        gained = self._share() - self.share_before
+        eta = f"about {(1 - self._share()) / gained * elapsed:.0f} s to go" if gained > 0.01 else "compiling"
+        return status_table(self.study, list(self.runs.values()), f"{elapsed:.0f} s, {eta}")
+
+
+def _cost(arm: Arm) -> float:
+    from lab.flops import flops_per_token
+
+    return float(flops_per_token(arm.run.model).exact * arm.run.tokens_seen)
