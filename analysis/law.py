@@ -48,6 +48,7 @@ class Variable:
       unit: in words, for tables and messages.
       aliases: other column names taken when the table has exactly one of them.
       lower: values at or below it are bad input (rows are dropped with the reason), None for no bound.
+      upper: values above it are bad input, None for no bound.
       default: value for tables without the column, None when the column is required.
     """
 
@@ -55,6 +56,7 @@ class Variable:
     unit: str
     aliases: tuple[str, ...] = ()
     lower: float | None = 0.0
+    upper: float | None = None
     default: float | None = None
 
 
@@ -117,7 +119,8 @@ class Published:
 class Claim:
     """A qualitative statement a law's fit must satisfy.
 
-    `margin(p, x)` is an array over the rows of x, above 0 where the claim holds, in nats or a ratio minus 1.
+    `margin(p, x)` is an array over the rows of x, above 0 where the claim holds, in nats or a ratio minus 1; infinite
+    for rows that it says nothing about.
     """
 
     name: str
@@ -158,7 +161,10 @@ class Law:
     published: ClassVar[tuple[Published, ...]] = ()
 
     def log_basis(self, p: Params, x: Columns) -> dict[str, Any] | None:
-        """log of the factor that multiplies each coefficient; `p` holds the shapes. None: the law is not linear."""
+        """log of the factor that multiplies each coefficient; `p` holds the shapes. None: the law is not linear.
+
+        A key that is no parameter is a term with factor 1: known from the columns and the shapes alone.
+        """
         return None
 
     def log_pred(self, p: Params, x: Columns) -> jax.Array:
@@ -181,8 +187,11 @@ class Law:
         basis = self.log_basis(p, x)
         if basis is None:
             raise LabError(f"The law {self.name} has no additive terms.", "Define `terms` or `log_basis`.")
-        signs = {q.name: q.sign for q in self.parameters}
-        return {name: signs[name] * p[name] * jnp.exp(value) for name, value in basis.items()}
+        return {name: self.factor(p, name) * jnp.exp(value) for name, value in basis.items()}
+
+    def factor(self, p: Params, term: str) -> Any:
+        """What multiplies a term of `log_basis`: its signed coefficient, or 1 where it has none."""
+        return self.parameter[term].sign * p[term] if term in self.parameter else 1.0
 
     def optimum(self, p: Params, flops: float, x: Columns | None = None) -> dict[str, float]:
         """The N and D of least loss with 6 N D = flops; `x` holds the other variables (scalars).
@@ -198,7 +207,7 @@ class Law:
 
     def claims(self) -> tuple[Claim, ...]:
         """Statements that must hold of every sensible fit; the default: the loss falls with N and with D."""
-        return tuple(_falls_with(self, v) for v in self.variables if v.name in ("N", "D"))
+        return tuple(falls_with(self, v) for v in self.variables if v.name in ("N", "D"))
 
     @property
     def parameter(self) -> dict[str, Parameter]:
@@ -212,12 +221,15 @@ def _size(x: Columns) -> tuple[int, ...]:
     return jnp.broadcast_shapes(*(jnp.shape(v) for v in x.values()))
 
 
-def _falls_with(law: Law, variable: Variable) -> Claim:
-    def margin(p: Params, x: Columns) -> Any:
-        more = {**x, variable.name: jnp.asarray(x[variable.name]) * 1.01}
-        return law.log_pred(p, x) - law.log_pred(p, more)
+def falls_with(law: Law, variable: Variable, strictly: bool = True) -> Claim:
+    """The claim that the loss falls as the variable grows by 1 %; not strictly: that it does not rise."""
+    name, how = variable.name, "falls" if strictly else "does not rise"
 
-    return Claim(f"falls with {variable.name}", f"the loss falls as {variable.unit} grow", margin)
+    def margin(p: Params, x: Columns) -> Any:
+        fall = law.log_pred(p, x) - law.log_pred(p, {**x, name: jnp.asarray(x[name]) * 1.01})
+        return fall if strictly else jnp.where(jnp.abs(fall) <= 1e-12, jnp.inf, fall)
+
+    return Claim(f"falls with {name}", f"the loss {how} with {name} ({variable.unit})", margin)
 
 
 def check_claims(law: Law, params: Params, x: Columns) -> list[Verdict]:
@@ -227,7 +239,7 @@ def check_claims(law: Law, params: Params, x: Columns) -> list[Verdict]:
         columns = {k: jnp.asarray(v, jnp.float64) for k, v in x.items()}
         for claim in law.claims():
             margin = np.broadcast_to(np.asarray(claim.margin(params, columns)), _size(columns))
-            worst = int(np.nanargmin(np.where(np.isfinite(margin), margin, -np.inf)))
+            worst = int(np.argmin(np.where(np.isnan(margin), -np.inf, margin)))
             at = {k: float(np.broadcast_to(v, margin.shape)[worst]) for k, v in x.items()}
             holds = bool(np.all(margin > 0))
             verdicts.append(Verdict(claim.name, claim.text, holds, float(margin[worst]), at))

@@ -95,11 +95,7 @@ def candidates(
             for c in coefficients
         ]
         names = {c.name for c in coefficients}
-        rest = [
-            law.parameter[k].sign * p[k] * jnp.exp(jnp.broadcast_to(v, y.shape))
-            for k, v in at.items()
-            if k not in names
-        ]
+        rest = [law.factor(p, k) * jnp.exp(jnp.broadcast_to(v, y.shape)) for k, v in at.items() if k not in names]
         return jnp.stack([*columns, target - sum(rest, jnp.zeros(y.shape))])
 
     with jax.enable_x64(True):
