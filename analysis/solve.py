@@ -10,7 +10,7 @@ import concurrent.futures
 import dataclasses
 import functools
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -20,9 +20,10 @@ import numpy as np
 from analysis.coordinates import Problem, bounds, to_params
 
 GAUSS_NEWTON_STEPS = 12
-NEWTON_STEPS = 60
-# Numbers in the working set of one chunk (points * fits * starts): about 100 resamples of 250 points.
-CHUNK_NUMBERS = 30_000
+NEWTON_ROUNDS = (5, 10, 40, 150)
+# A chunk is as many lanes (one fit from one start) as keep its working set in the cache.
+CHUNK_LANES = 64
+CHUNK_NUMBERS = 65_536
 # Least absolute deviations are reached as the limit of Huber's function at these corners.
 ABSOLUTE_DELTAS = (1e-2, 1e-3, 1e-4, 1e-6, 1e-8, 1e-10)
 
@@ -92,23 +93,30 @@ class _State(NamedTuple):
     f: Any
     g: Any
     h: Any
-    scale: Any
+    majorant: Any
     damping: Any
     steps: Any
     done: Any
 
 
 def _descend(
-    problem: Problem, points: Points, y: Any, w: Any, z0: Any, constant: Any, delta: float, exact: bool, limit: int
-) -> _State:
-    """Minimises from z0. `exact` uses second derivatives, falling back on Gauss-Newton where they are indefinite."""
+    problem: Problem, points: Points, y: Any, w: Any, z0: Any, damping: Any, constant: Any,
+    delta: Any, exact: Any, limit: Any,
+) -> tuple[Any, ...]:  # fmt: skip
+    """At most `limit` damped steps downhill from z0 [q] in the box.
+
+    `exact` (a scalar for the whole batch) adds second derivatives to the Hessian; where that is indefinite, and
+    without it, the step uses the Gauss-Newton matrix of the majorising least-squares problem.
+
+    Returns:
+      z [q], objective, damping, steps taken, whether no further decrease is possible to rounding.
+    """
     objective, q = problem.objective, problem.q
     low, high = (jnp.asarray(v) for v in bounds(problem))
     basis = jnp.eye(q)
 
     def r_of(z: Any) -> jax.Array:
-        r = residuals(problem, points, y, z, constant)
-        return jnp.where(w > 0, r, 0.0)
+        return jnp.where(w > 0, residuals(problem, points, y, z, constant), 0.0)
 
     def evaluate(z: Any) -> tuple[Any, Any, Any, Any]:
         r, push = jax.linearize(r_of, z)
@@ -117,90 +125,72 @@ def _descend(
         wpsi = w * objective.psi(r, delta)
         g = jac @ wpsi
         majorant = (jac * (w * objective.weight(r, delta))) @ jac.T
-        if exact:
+
+        def newton() -> Any:
             second = jax.jacfwd(jax.grad(lambda v: jnp.vdot(jax.lax.stop_gradient(wpsi), r_of(v))))(z)
             h = (jac * (w * objective.slope(r, delta))) @ jac.T + second
-            h = 0.5 * (h + h.T)
-        else:
-            h = majorant
-        bad = ~(jnp.isfinite(f) & jnp.all(jnp.isfinite(g)) & jnp.all(jnp.isfinite(h)))
-        return jnp.where(bad, jnp.inf, f), g, h, majorant
+            return 0.5 * (h + h.T)
+
+        h = jax.lax.cond(exact, newton, lambda: majorant)
+        sane = jnp.isfinite(f) & jnp.all(jnp.isfinite(g)) & jnp.all(jnp.isfinite(h))
+        return jnp.where(sane, f, jnp.inf), g, h, majorant
 
     def body(s: _State) -> _State:
-        fixed = ((s.z <= low) & (s.g > 0)) | ((s.z >= high) & (s.g < 0))
-        live = ~fixed
-        d = jnp.diagonal(s.scale)
+        live = ~(((s.z <= low) & (s.g > 0)) | ((s.z >= high) & (s.g < 0)))
+        d = jnp.diagonal(s.majorant)
         d = jnp.sqrt(jnp.maximum(d, 1e-30 + 1e-18 * jnp.max(d)))
-        mask = live[:, None] & live[None, :]
+        both = live[:, None] & live[None, :]
         g = jnp.where(live, s.g / d, 0.0)
 
         def matrix(h: Any) -> Any:
-            return jnp.where(mask, h / (d[:, None] * d[None, :]), 0.0) + jnp.diag(jnp.where(live, s.damping, 1.0))
+            return jnp.where(both, h / (d[:, None] * d), 0.0) + jnp.diag(jnp.where(live, s.damping, 1.0))
 
         step, ok = _cholesky_solve(matrix(s.h), g)
-        if exact:
-            fallback, _ = _cholesky_solve(matrix(s.scale), g)
-            step = jnp.where(ok, step, fallback)
+        safe, _ = _cholesky_solve(matrix(s.majorant), g)
+        step = jnp.where(ok, step, safe)
         z = jnp.clip(s.z - jnp.where(live, step / d, 0.0), low, high)
         dz = z - s.z
-        gain = -(s.g @ dz) - 0.5 * dz @ jnp.where(ok, s.h, s.scale) @ dz
-        f, g_new, h_new, scale_new = evaluate(z)
+        gain = -(s.g @ dz) - 0.5 * dz @ jnp.where(ok, s.h, s.majorant) @ dz
+        f, g_new, h_new, majorant_new = evaluate(z)
         better = f <= s.f
         ratio = (s.f - f) / jnp.maximum(gain, 1e-300)
-        damping = jnp.where(
-            better, s.damping * jnp.where(ratio > 0.75, 0.1, jnp.where(ratio < 0.25, 3.0, 1.0)), s.damping * 6.0
-        )
-        damping = jnp.clip(damping, 1e-14, 1e12)
-        floor = 1e-15 * s.f + 1e-32 * jnp.sum(w)
+        factor = jnp.where(better, jnp.where(ratio > 0.75, 0.1, jnp.where(ratio < 0.25, 3.0, 1.0)), 6.0)
+        damping = jnp.clip(s.damping * factor, 1e-14, 1e12)
+        # A Gauss-Newton phase only has to come near; its steps shrink geometrically.
+        floor = jnp.where(exact, 1e-15, 1e-7) * s.f + 1e-32 * jnp.sum(w)
         done = (jnp.abs(gain) <= floor) | (~better & (damping > 1e11))
 
         def pick(new: Any, old: Any) -> Any:
             return jnp.where(better, new, old)
 
         return _State(
-            pick(z, s.z), pick(f, s.f), pick(g_new, s.g), pick(h_new, s.h), pick(scale_new, s.scale),
+            pick(z, s.z), pick(f, s.f), pick(g_new, s.g), pick(h_new, s.h), pick(majorant_new, s.majorant),
             damping, s.steps + 1, done,
         )  # fmt: skip
 
     z0 = jnp.clip(z0, low, high)
-    start = _State(z0, *evaluate(z0), jnp.asarray(1e-3 if not exact else 1e-6), jnp.asarray(0), jnp.asarray(False))
-    return jax.lax.while_loop(lambda s: ~s.done & (s.steps < limit) & jnp.isfinite(s.f), body, start)
-
-
-def _solve_one(problem: Problem, points: Points, y: Any, w: Any, z0: Any, constant: Any) -> tuple[Any, ...]:
-    """Best optimum from the starts z0 [S, q]."""
-    kind, delta = problem.objective.kind, problem.objective.delta
-    deltas = ABSOLUTE_DELTAS if kind == "absolute" else (delta,)
-
-    def coarse(z: Any) -> _State:
-        return _descend(problem, points, y, w, z, constant, deltas[0], False, GAUSS_NEWTON_STEPS)
-
-    first = jax.vmap(coarse)(z0)
-    best = jnp.argmin(jnp.where(jnp.isfinite(first.f), first.f, jnp.inf))
-    z, steps = first.z[best], first.steps[best]
-    done = jnp.asarray(True)
-    for corner in deltas:
-        s = _descend(problem, points, y, w, z, constant, corner, True, NEWTON_STEPS)
-        z, steps, done = s.z, steps + s.steps, s.done
-    return z, value_at(problem, points, y, w, z, constant), steps, done
+    start = _State(z0, *evaluate(z0), damping, jnp.asarray(0), jnp.asarray(False))
+    end = jax.lax.while_loop(lambda s: ~s.done & (s.steps < limit) & jnp.isfinite(s.f), body, start)
+    return end.z, end.f, end.damping, end.steps, end.done
 
 
 @functools.lru_cache(maxsize=64)
-def _compiled(problem: Problem, what: str, y_batched: bool, w_batched: bool) -> Any:
-    ys, ws = (0 if y_batched else None), (0 if w_batched else None)
-    if what == "solve":
+def _compiled_descend(problem: Problem) -> Any:
+    def chunk(
+        points: Points, y: Any, w: Any, z: Any, damping: Any, constant: Any, delta: Any, exact: Any, limit: Any
+    ) -> Any:
+        one = functools.partial(_descend, problem, points)
+        return jax.vmap(one, in_axes=(0, 0, 0, 0, 0, None, None, None))(y, w, z, damping, constant, delta, exact, limit)
 
-        def solve_chunk(points: Points, y: Any, w: Any, z0: Any, constant: Any) -> Any:
-            one = functools.partial(_solve_one, problem, points)
-            return jax.vmap(one, in_axes=(ys, ws, 0, 0))(y, w, z0, constant)
+    return jax.jit(chunk)
 
-        return jax.jit(solve_chunk)
 
-    def value_chunk(points: Points, y: Any, w: Any, z: Any, constant: Any) -> Any:
-        one = functools.partial(value_at, problem, points)
-        return jax.vmap(one, in_axes=(ys, ws, 0, 0))(y, w, z, constant)
+@functools.lru_cache(maxsize=64)
+def _compiled_value(problem: Problem) -> Any:
+    def chunk(points: Points, y: Any, w: Any, z: Any, constant: Any) -> Any:
+        return (jax.vmap(functools.partial(value_at, problem, points))(y, w, z, constant),)
 
-    return jax.jit(value_chunk)
+    return jax.jit(chunk)
 
 
 def padded(n: int) -> int:
@@ -219,18 +209,13 @@ def pad_points(points: Points, n_to: int) -> Points:
     return Points({k: pad(v) for k, v in points.x.items()}, pad(points.group), pad(points.noise), points.centre)
 
 
-def _pad_last(v: np.ndarray, n_to: int, fill: float) -> np.ndarray:
-    width = [(0, 0)] * (v.ndim - 1) + [(0, n_to - v.shape[-1])]
-    return np.pad(v, width, constant_values=fill)
-
-
 @dataclasses.dataclass(frozen=True)
 class Batch:
     """B fits over one set of points.
 
     Attributes:
       y: observations in the objective's space, [n] or [B, n].
-      w: weights, [n] or [B, n]; rows of weight 0 do not take part.
+      w: weights, [n] or [B, n]; points of weight 0 do not take part.
       starts: coordinates to start from, [B, S, q].
       constant: frozen parameters, name -> [B] or [B, G].
     """
@@ -240,56 +225,97 @@ class Batch:
     starts: np.ndarray
     constant: Mapping[str, np.ndarray]
 
-    def slice(self, a: int, b: int) -> Batch:
-        def cut(v: np.ndarray) -> np.ndarray:
-            return v[a:b] if v.ndim == 2 else v
+    def take(self, rows: np.ndarray) -> Batch:
+        """The fits numbered `rows`."""
 
-        return Batch(cut(self.y), cut(self.w), self.starts[a:b], {k: v[a:b] for k, v in self.constant.items()})
+        def cut(v: np.ndarray) -> np.ndarray:
+            return v[rows] if v.ndim == 2 else v
+
+        return Batch(cut(self.y), cut(self.w), self.starts[rows], {k: v[rows] for k, v in self.constant.items()})
 
 
 def solve(problem: Problem, points: Points, batch: Batch) -> Solution:
-    """Optima of every fit in the batch."""
-    count, starts = batch.starts.shape[:2]
-    if problem.q == 0:
-        values = evaluate(problem, points, batch, batch.starts[:, 0])
-        return Solution(batch.starts[:, 0], values, np.zeros(count, int), np.ones(count, bool))
-    return Solution(*_run("solve", problem, points, batch, starts))
+    """Optima of every fit in the batch, each the best its starts lead to.
+
+    All starts take Gauss-Newton steps; the best of each fit goes on with exact Newton steps. Fits that need more
+    steps than most are gathered and continued together, so that none waits for the slowest.
+    """
+    count, starts, q = batch.starts.shape
+    if q == 0:
+        z = batch.starts[:, 0]
+        return Solution(z, evaluate(problem, points, batch, z), np.zeros(count, int), np.ones(count, bool))
+    kind = problem.objective.kind
+    deltas = ABSOLUTE_DELTAS if kind == "absolute" else (problem.objective.delta,)
+    fit_of = np.repeat(np.arange(count), starts)
+    z0 = batch.starts.reshape(-1, q)
+    z1, f1, _, steps1, _ = _run(problem, points, batch, fit_of, z0, 1e-3, deltas[0], False, GAUSS_NEWTON_STEPS)
+    best = np.argmin(np.where(np.isfinite(f1), f1, np.inf).reshape(count, starts), 1) + starts * np.arange(count)
+    z, steps = z1[best], steps1[best]
+    converged = np.ones(count, bool)
+    for delta in deltas:
+        left = np.arange(count)
+        damping = np.full(count, 1e-6)
+        for limit in NEWTON_ROUNDS:
+            z[left], _, damping[left], more, done = _run(
+                problem, points, batch, left, z[left], damping[left], delta, True, limit
+            )
+            steps[left] += more
+            left = left[~done]
+            if len(left) == 0:
+                break
+        converged[:] = True
+        converged[left] = False
+    return Solution(z, evaluate(problem, points, batch, z), steps, converged)
+
+
+def _run(
+    problem: Problem, points: Points, batch: Batch, fit_of: np.ndarray, z: np.ndarray, damping: float | np.ndarray,
+    delta: float, exact: bool, limit: int,
+) -> tuple[np.ndarray, ...]:  # fmt: skip
+    function = _compiled_descend(problem)
+    damping = np.broadcast_to(np.asarray(damping, float), (len(z),))
+
+    def call(points: Points, y: Any, w: Any, z: Any, constant: Any, rows: np.ndarray) -> Any:
+        return function(points, y, w, z, damping[rows], constant, delta, exact, limit)
+
+    return _chunks(call, points, batch, fit_of, z)
 
 
 def evaluate(problem: Problem, points: Points, batch: Batch, z: np.ndarray) -> np.ndarray:
     """The objective [B] of fit b at coordinates z[b]; z [B, q]."""
-    (values,) = _run("value", problem, points, dataclasses.replace(batch, starts=z[:, None]), 1)
-    return values
+    function = _compiled_value(problem)
+
+    def call(points: Points, y: Any, w: Any, z: Any, constant: Any, rows: np.ndarray) -> Any:
+        return function(points, y, w, z, constant)
+
+    return _chunks(call, points, batch, np.arange(len(z)), z)[0]
 
 
-def _run(what: str, problem: Problem, points: Points, batch: Batch, starts: int) -> tuple[np.ndarray, ...]:
-    n_to = padded(len(points.group))
-    count = len(batch.starts)
+def _chunks(
+    call: Callable[..., Any], points: Points, batch: Batch, fit_of: np.ndarray, z: np.ndarray
+) -> tuple[np.ndarray, ...]:
+    """Runs `call` over chunks of lanes, lane i working on fit fit_of[i] from z[i]; results have the lane axis first."""
+    lanes, n = len(z), len(points.group)
+    n_to = padded(n)
     points = pad_points(points, n_to)
-    size = int(np.clip(CHUNK_NUMBERS // (n_to * starts), 1, 256))
-    size = 1 << (size.bit_length() - 1)
-    while size > 1 and size // 2 >= count:
-        size //= 2
-    edges = range(0, count, size)
-    function = _compiled(problem, what, batch.y.ndim == 2, batch.w.ndim == 2)
+    size = 1 << int(np.clip(CHUNK_NUMBERS // n_to, 1, CHUNK_LANES)).bit_length() - 1
+    blank = n_to - n
 
     def work(a: int) -> tuple[np.ndarray, ...]:
-        part = batch.slice(a, min(a + size, count))
-        short = size - len(part.starts)
+        rows = np.minimum(np.arange(a, a + size), lanes - 1)
+        fits = fit_of[rows]
 
-        def fill(v: np.ndarray) -> np.ndarray:
-            return np.concatenate([v, np.repeat(v[:1], short, 0)]) if short else v
+        def wide(v: np.ndarray, fill: float) -> np.ndarray:
+            part = v[fits] if v.ndim == 2 else np.broadcast_to(v, (size, n))
+            return np.pad(part, ((0, 0), (0, blank)), constant_values=fill) if blank else part
 
-        y = _pad_last(part.y, n_to, float(np.mean(part.y)))
-        w = _pad_last(part.w, n_to, 0.0)
-        y, w = (fill(v) if v.ndim == 2 else v for v in (y, w))
+        constant = {k: v[fits] for k, v in batch.constant.items()}
         # enable_x64 is local to a thread, so every worker opens its own.
         with jax.enable_x64(True):
-            z = fill(part.starts) if what == "solve" else fill(part.starts)[:, 0]
-            out = function(points, y, w, z, {k: fill(v) for k, v in part.constant.items()})
-            out = out if isinstance(out, tuple) else (out,)
-            return tuple(np.asarray(v)[: size - short] for v in out)
+            out = call(points, wide(batch.y, 1.0), wide(batch.w, 0.0), z[rows], constant, rows)
+            return tuple(np.asarray(v)[: lanes - a] for v in out)
 
+    edges = range(0, lanes, size)
     if len(edges) == 1:
         return work(0)
     parts = [work(0)]

@@ -6,7 +6,7 @@ import dataclasses
 import difflib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
@@ -231,8 +231,8 @@ def table(
             raise LabError(f"FLOPs give D only for laws with N; {law.name} has none.")
         x["D"] = rows.numbers(rows.find(flops, [flops], "training FLOPs")) / (6 * x["N"])
     for variable in law.variables:
-        _check(rows, variable.name, x[variable.name], variable.lower)
-    _check(rows, loss_column, y, 0.0)
+        _check(rows, variable.name, x[variable.name], variable.lower, variable.upper)
+    _check(rows, loss_column, y, 0.0, None)
 
     w = np.ones(len(y)) if weight is None else rows.numbers(rows.find(weight, [weight], "weights"))
     rows.drop(~np.isfinite(w) | (w <= 0), "no weight", f"column {weight!r} is missing or not above 0")
@@ -290,11 +290,13 @@ def _variable(rows: _Rows, variable: Variable, wanted: str | None) -> np.ndarray
     return values
 
 
-def _check(rows: _Rows, column: str, values: np.ndarray, lower: float | None) -> None:
+def _check(rows: _Rows, column: str, values: np.ndarray, lower: float | None, upper: float | None) -> None:
     rows.drop(np.isnan(values), "missing", f"{column} is missing")
     rows.drop(np.isinf(values), "not finite", f"{column} is infinite")
     if lower is not None:
         rows.drop(values <= lower, "out of range", f"{column} is not above {lower:g}")
+    if upper is not None:
+        rows.drop(values > upper, "out of range", f"{column} is above {upper:g}")
 
 
 def _convert(values: np.ndarray, unit: Unit) -> np.ndarray:
