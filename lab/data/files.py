@@ -25,14 +25,19 @@ def replace_folder(folder: Path) -> Iterator[Path]:
     """
     new = folder.with_name(f".{folder.name}.new-{os.getpid()}")
     try:
-        shutil.rmtree(new, ignore_errors=True)
+        _remove_leftovers(folder)
         new.mkdir(parents=True)
         yield new
         # A reader that opened the old folder keeps its files; only a damaged or outdated one is ever replaced.
         old = folder.with_name(f".{folder.name}.old-{os.getpid()}")
         if folder.exists():
             folder.rename(old)
-        new.rename(folder)
+        try:
+            new.rename(folder)
+        except OSError:
+            if old.exists():
+                old.rename(folder)
+            raise
         shutil.rmtree(old, ignore_errors=True)
     except OSError as error:
         if error.errno in _FULL:
@@ -44,3 +49,18 @@ def replace_folder(folder: Path) -> Iterator[Path]:
         raise
     finally:
         shutil.rmtree(new, ignore_errors=True)
+
+
+def _remove_leftovers(folder: Path) -> None:
+    """Removes what killed processes left of earlier attempts."""
+    for left in [*folder.parent.glob(f".{folder.name}.new-*"), *folder.parent.glob(f".{folder.name}.old-*")]:
+        process = int(left.name.rpartition("-")[2])
+        try:
+            os.kill(process, 0)
+        except ProcessLookupError:
+            shutil.rmtree(left, ignore_errors=True)
+        except PermissionError:
+            continue
+        else:
+            if process == os.getpid():
+                shutil.rmtree(left, ignore_errors=True)

@@ -6,8 +6,8 @@
     store.offsets("train")                    # [documents + 1] int64, where each document starts
     store.keys("train")                       # the documents' keys
 
-A store is a folder: `manifest.json`, `piece_bytes.npy` (bytes of every id), and for each split `S.ids`,
-`S.offsets.npy`, `S.keys.json`. It is written to a temporary folder and renamed, so it is whole or absent.
+A store is a folder: `manifest.json`, `piece_bytes.npy` (bytes of every id), for each split `S.ids`, `S.offsets.npy`
+and `S.keys.json`, and the tokenizer's files. It is written to a temporary folder and renamed, so it is whole or absent.
 """
 
 from __future__ import annotations
@@ -183,8 +183,19 @@ class TokenStore:
                 )
 
 
-def write_store(folder: Path, header: StoreHeader, records: Iterable[tuple[str, str, np.ndarray]]) -> TokenStore:
+def write_store(
+    folder: Path,
+    header: StoreHeader,
+    records: Iterable[tuple[str, str, np.ndarray]],
+    files: Mapping[str, bytes] | None = None,
+) -> TokenStore:
     """Writes a store from (split, key, token ids with end of document) and opens it.
+
+    Args:
+      folder: takes the store's place; an older store there is replaced.
+      header: what is known before.
+      records: documents in the order of the corpus.
+      files: more files for the folder, by name (the tokenizer's).
 
     Raises:
       LabError: when the training split stays empty, or the disk is full; `folder` is then as it was before.
@@ -192,15 +203,17 @@ def write_store(folder: Path, header: StoreHeader, records: Iterable[tuple[str, 
     dtype = _dtype(header)
     tally = _Tally(header)
     with replace_folder(folder) as new:
-        files: dict[str, BinaryIO] = {}
+        for name, content in (files or {}).items():
+            (new / name).write_bytes(content)
+        streams: dict[str, BinaryIO] = {}
         try:
             for split in SPLITS:
-                files[split] = (new / f"{split}.ids").open("wb")
+                streams[split] = (new / f"{split}.ids").open("wb")
             for split, key, ids in records:
-                files[_known(split)].write(tally.add(split, key, ids, dtype).tobytes())
+                streams[_known(split)].write(tally.add(split, key, ids, dtype).tobytes())
         finally:
-            for file in files.values():
-                file.close()
+            for stream in streams.values():
+                stream.close()
         if len(tally.keys["train"]) == 0:
             raise LabError(
                 f"The corpus {header.corpus} is empty: no document fell into its training split.",

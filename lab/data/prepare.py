@@ -1,0 +1,205 @@
+"""From corpora to token stores, once: what every command and sweep calls before it trains.
+
+    prepared = prepare(["embedded:en", "embedded:enm"], vocab_size=1024, joint=False, root=Path("out"))
+    prepared.stores["embedded:en"], prepared.tokenizers["embedded:en"]
+    layout = build_layout(layout_config, prepared.by_hash)
+
+Everything lies under `<root>/data`: `tokenizers/` and `stores/`, each folder named by what it was made from, so that a
+second call finds it, and a changed text makes a new one. When all stores exist, TensorFlow is not imported.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+from lab.config import Source, fingerprint
+from lab.data import splits
+from lab.data.corpora import Corpus, open_corpus
+from lab.data.store import FORMAT, StoreHeader, TokenStore, write_store
+from lab.data.vocabulary import Tokenizer, train_tokenizer
+from lab.errors import LabError
+
+# A tokenizer sees at most so many characters of training text, an equal part from every corpus.
+TOKENIZER_CHARACTERS = 16_000_000
+
+
+@dataclasses.dataclass(frozen=True)
+class Prepared:
+    """Stores and tokenizers by corpus name.
+
+    Attributes:
+      stores: by corpus name.
+      tokenizers: by corpus name; the same object for all when they are joint.
+      names: the corpus name of each spec that was asked for (`text:/a/b.txt` is named `text:b.txt`).
+    """
+
+    stores: Mapping[str, TokenStore]
+    tokenizers: Mapping[str, Tokenizer]
+    names: Mapping[str, str]
+
+    @property
+    def by_hash(self) -> dict[str, Tokenizer]:
+        """The tokenizers by hash, as `build_layout` wants them."""
+        return {t.hash: t for t in self.tokenizers.values()}
+
+    def store(self, spec: str) -> TokenStore:
+        """The store of a spec or a corpus name. Raises LabError when it was not prepared."""
+        name = self.names.get(spec, spec)
+        if name not in self.stores:
+            raise LabError(f"{spec} was not prepared.", f"Prepared are {', '.join(self.stores)}.")
+        return self.stores[name]
+
+    def tokenizer(self, spec: str) -> Tokenizer:
+        """The tokenizer of a spec or a corpus name."""
+        return self.tokenizers[self.store(spec).manifest.corpus]
+
+
+def prepare(corpora: Sequence[str], vocab_size: int, joint: bool = False, root: Path = Path("out")) -> Prepared:
+    """Trains the tokenizers and writes the token stores of some corpora, unless they exist.
+
+    Args:
+      corpora: specs, as `lab.data.corpora` describes them.
+      vocab_size: ids of each tokenizer.
+      joint: whether one tokenizer is trained over all the corpora, in place of one for each.
+      root: the folder of all results.
+
+    Raises:
+      LabError: for an unknown or missing or empty corpus, a vocabulary that is too small or too large for the text,
+        or a full disk.
+    """
+    opened = {spec: open_corpus(spec) for spec in dict.fromkeys(corpora)}
+    if not opened:
+        raise LabError("There is no corpus to prepare.", "Name one, such as embedded:en.")
+    unique = list({c.name: c for c in opened.values()}.values())
+    if len({(c.name, c.release) for c in opened.values()}) > len(unique):
+        raise LabError("Two different corpora have the same name.", "Rename one of the files.")
+    with _progress() as progress:
+        if joint:
+            tokenizer = _tokenizer(unique, vocab_size, root, progress)
+            tokenizers = {c.name: tokenizer for c in unique}
+        else:
+            tokenizers = {c.name: _tokenizer([c], vocab_size, root, progress) for c in unique}
+        stores = {c.name: _store(c, tokenizers[c.name], root, progress) for c in unique}
+    return Prepared(stores, tokenizers, {spec: c.name for spec, c in opened.items()})
+
+
+def open_prepared(sources: Sequence[Source], root: Path = Path("out")) -> Prepared:
+    """The stores that a run's config names, found under `root` by their fingerprints, and their tokenizers.
+
+    Raises:
+      LabError: when one is not there.
+    """
+    found = {store.fingerprint: store for store in stores_under(root)}
+    stores, tokenizers = {}, {}
+    for source in sources:
+        if source.store not in found:
+            raise LabError(
+                f"The token store {source.store} of {source.corpus} is not under {root / 'data'}.",
+                "Prepare the same text with the same vocabulary size.",
+            )
+        store = found[source.store]
+        assert store.folder is not None
+        stores[source.corpus], tokenizers[source.corpus] = store, Tokenizer.load(store.folder)
+    return Prepared(stores, tokenizers, {name: name for name in stores})
+
+
+def stores_under(root: Path) -> list[TokenStore]:
+    """All whole stores under `root`, by folder name; damaged ones are left out, since `prepare` makes them anew."""
+    stores = []
+    for folder in sorted((root / "data" / "stores").glob("[!.]*")):
+        try:
+            stores.append(TokenStore.open(folder))
+        except LabError:
+            continue
+    return stores
+
+
+def _tokenizer(corpora: Sequence[Corpus], vocab_size: int, root: Path, progress: Progress) -> Tokenizer:
+    made_from = [[c.name, c.release] for c in corpora]
+    # The order in which joint corpora are named makes no difference to what they are.
+    key = fingerprint([sorted(made_from), vocab_size, splits.RULE, TOKENIZER_CHARACTERS])
+    folder = root / "data" / "tokenizers" / key
+    if folder.exists():
+        try:
+            return Tokenizer.load(folder)
+        except LabError:
+            progress.console.print(f"{folder} is damaged and made anew.")
+    names = ", ".join(c.name for c in corpora)
+    task = progress.add_task(f"{names}: training a tokenizer of {vocab_size} pieces", total=None)
+    texts = [
+        text
+        for corpus in sorted(corpora, key=lambda c: (c.name, c.release))
+        for text in _sample(corpus, TOKENIZER_CHARACTERS // len(corpora))
+    ]
+    tokenizer = train_tokenizer(texts, vocab_size)
+    tokenizer.save(folder)
+    progress.remove_task(task)
+    progress.console.print(f"{names}: trained tokenizer {tokenizer.hash}, {vocab_size} pieces")
+    return tokenizer
+
+
+def _sample(corpus: Corpus, characters: int) -> Iterator[str]:
+    """Training texts of about so many characters: all of them, or those whose keys hash lowest."""
+    training = [d for d in corpus.documents() if splits.split_of(d.align, d.held_out) == "train"]
+    if not training:
+        raise LabError(
+            f"The corpus {corpus.name} is empty: it has no training document.",
+            "Does it have text, cut into several documents (`?split=`)?",
+        )
+    if sum(len(d.text) for d in training) > characters:
+        training.sort(key=lambda d: hashlib.sha256(f"sample {d.key}".encode()).digest())
+    for document in training:
+        if characters <= 0:
+            return
+        yield document.text[:characters]
+        characters -= len(document.text)
+
+
+def _store(corpus: Corpus, tokenizer: Tokenizer, root: Path, progress: Progress) -> TokenStore:
+    key = fingerprint([corpus.name, corpus.release, tokenizer.hash, splits.RULE, FORMAT])
+    slug = re.sub(r"\W+", "-", corpus.name).strip("-")[:60]
+    folder = root / "data" / "stores" / f"{slug}-{key}"
+    if folder.exists():
+        try:
+            return TokenStore.open(folder)
+        except LabError as error:
+            progress.console.print(f"{error.problem} It is written anew.")
+    task = progress.add_task(f"{corpus.name}: loading TensorFlow", total=None)
+    from lab.data.tasks import register_corpus, run_task
+
+    header = StoreHeader(
+        corpus=corpus.name,
+        language=corpus.language,
+        licence=corpus.licence,
+        release=corpus.release,
+        parallel=corpus.parallel,
+        split_rule=splits.RULE,
+        tokenizer=tokenizer.hash,
+        piece_bytes=tuple(tokenizer.byte_lengths.tolist()),
+    )
+
+    def records() -> Iterator[tuple[str, str, np.ndarray]]:
+        tokens = 0
+        for split, key, ids in run_task(register_corpus(corpus, tokenizer)):
+            tokens += len(ids)
+            progress.update(task, description=f"{corpus.name}: {tokens:,} tokens")
+            yield split, key, ids
+
+    store = write_store(folder, header, records(), tokenizer.files())
+    progress.remove_task(task)
+    total = sum(counts.tokens for counts in store.manifest.splits.values())
+    progress.console.print(f"{corpus.name}: wrote {total:,} tokens to {folder}")
+    return store
+
+
+def _progress() -> Progress:
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+    return Progress(*columns, console=Console(stderr=True), transient=True)
