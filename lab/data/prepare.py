@@ -2,7 +2,7 @@
 
     prepared = prepare(["embedded:en", "embedded:enm"], vocab_size=1024, joint=False, root=Path("out"))
     prepared.stores["embedded:en"], prepared.tokenizers["embedded:en"]
-    layout = build_layout(layout_config, prepared.by_hash)
+    prepared.source("embedded:en"), prepared.layout(layout_config)
 
 Everything lies under `<root>/data`: `tokenizers/` and `stores/`, each folder named by what it was made from, so that a
 second call finds it, and a changed text makes a new one. When all stores exist, TensorFlow is not imported.
@@ -20,11 +20,11 @@ import numpy as np
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from lab.config import Source, fingerprint
+from lab.config import LayoutConfig, Source, fingerprint
 from lab.data import splits
 from lab.data.corpora import Corpus, open_corpus
 from lab.data.store import FORMAT, StoreHeader, TokenStore, write_store
-from lab.data.vocabulary import Tokenizer, train_tokenizer
+from lab.data.vocabulary import LanguageLayout, Tokenizer, build_layout, train_tokenizer
 from lab.errors import LabError
 
 # A tokenizer sees at most so many characters of training text, an equal part from every corpus.
@@ -60,6 +60,14 @@ class Prepared:
     def tokenizer(self, spec: str) -> Tokenizer:
         """The tokenizer of a spec or a corpus name."""
         return self.tokenizers[self.store(spec).manifest.corpus]
+
+    def source(self, spec: str) -> Source:
+        """The store of a spec or a corpus name, as a run's config names it."""
+        return self.store(spec).source
+
+    def layout(self, config: LayoutConfig) -> LanguageLayout:
+        """The layout's tables. Raises LabError when a tokenizer of it was not prepared."""
+        return build_layout(config, self.by_hash)
 
 
 def prepare(corpora: Sequence[str], vocab_size: int, joint: bool = False, root: Path = Path("out")) -> Prepared:
