@@ -1,6 +1,6 @@
 """The laws, one file a family; every module here that has a tuple `LAWS` adds its laws by name.
 
-laws.get("chinchilla")   laws.names()   laws.load("./mylaw.py:MyLaw")
+    laws.get("chinchilla")   laws.get("atlas:sources=fr,de")   laws.load("./mylaw.py:MyLaw")   laws.names()
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import sys
 from pathlib import Path
 
 from analysis.law import Law
+from analysis.laws._options import with_options
 from lab.errors import LabError
 
 
@@ -34,10 +35,10 @@ def names() -> tuple[str, ...]:
 
 
 def get(law: str | Law) -> Law:
-    """The law of that name, the law in `path.py:Class`, or the law itself.
+    """The law of that name (with options, "atlas:sources=fr,de"), the law in `path.py:Class`, or the law itself.
 
     Raises:
-      LabError: for an unknown name.
+      LabError: for an unknown name or option.
     """
     if isinstance(law, Law):
         return law
@@ -45,11 +46,12 @@ def get(law: str | Law) -> Law:
         return law()
     if ".py:" in law or law.endswith(".py"):
         return load(law)
+    law, _, options = law.partition(":")
     if law not in registry():
         near = difflib.get_close_matches(law, names(), 1)
         hint = f"Did you mean {near[0]!r}? " if near else ""
         raise LabError(f"Unknown law {law!r}.", f"{hint}Known: {', '.join(names())}; or give ./file.py:Class.")
-    return registry()[law]
+    return with_options(registry()[law], options) if options else registry()[law]
 
 
 def load(spec: str) -> Law:
