@@ -203,7 +203,8 @@ class Trainer:
             single = step.extract(self.state, slot)
             with Checkpoints(active.files.checkpoint_dir, _identity(active), keep=1) as final:
                 final.save(active.steps_done, {"params": single.params}, {})
-            evaluations = evaluate(self.program, single.params, active.data, self.plan.slots, active.diverged is None)
+            measured = None if active.diverged else single.params
+            evaluations = evaluate(self.program, measured, active.run, active.data, active.steps_done)
             active.wall_s += time.monotonic() - started
             outcome = Outcome(
                 steps_done=active.steps_done,
@@ -292,6 +293,12 @@ def train(runs: Sequence[RunConfig], execution: Execution, observer: Observer, p
     with locked(pack_dir(execution.root, plan)):
         store_plan(execution.root, plan)
         Trainer(plan, runs, execution, observer).train()
+
+
+def enable_compilation_cache(root: Path) -> None:
+    """Keeps compiled programs on disk, so that a restarted sweep does not compile again."""
+    jax.config.update("jax_compilation_cache_dir", str((root / "cache" / "xla").resolve()))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 
 @contextlib.contextmanager

@@ -42,15 +42,16 @@ def run(size: str, tokens: int, mixture: MixtureConfig, vocab: int, seed: int) -
     )
 
 
+def alone(prepared: Prepared, corpus: str) -> MixtureConfig:
+    """One language by itself."""
+    language = corpus.partition(":")[2]
+    layout = LayoutConfig.joint((language,), prepared.tokenizer(corpus).hash)
+    return MixtureConfig((Component(language, prepared.source(corpus)),), layout, (Stage(1.0, (1.0,)),))
+
+
 def arms(prepared: Prepared) -> tuple[Arm, ...]:
     english, middle = prepared.source(EN), prepared.source(ENM)
     en_tokenizer, enm_tokenizer = prepared.tokenizer(EN).hash, prepared.tokenizer(ENM).hash
-
-    def alone(language: str) -> MixtureConfig:
-        source, tokenizer = (english, en_tokenizer) if language == "en" else (middle, enm_tokenizer)
-        layout = LayoutConfig.joint((language,), tokenizer)
-        return MixtureConfig((Component(language, source),), layout, (Stage(1.0, (1.0,)),))
-
     merged = LayoutConfig.merged(("en", "enm"), (en_tokenizer, enm_tokenizer))
     clones = LayoutConfig.clones(("en", "en2"), en_tokenizer)
     merged_size, clone_size = prepared.layout(merged).v_total, prepared.layout(clones).v_total
@@ -67,11 +68,11 @@ def arms(prepared: Prepared) -> tuple[Arm, ...]:
     for size in SIZES:
         for tokens in BUDGETS:
             for seed in SEEDS if size == MIDDLE else SEEDS[:1]:
-                found.append(Arm(f"English alone, {size}", run(size, tokens, alone("en"), VOCAB, seed)))
+                found.append(Arm(f"English alone, {size}", run(size, tokens, alone(prepared, EN), VOCAB, seed)))
     longest = BUDGETS[-1]
     for seed in SEEDS:
         for tokens in BUDGETS:
-            found.append(Arm("Middle English alone", run(MIDDLE, tokens, alone("enm"), VOCAB, seed)))
+            found.append(Arm("Middle English alone", run(MIDDLE, tokens, alone(prepared, ENM), VOCAB, seed)))
         for share in (0.5, 0.25, 0.1):
             name = f"English and {share:.0%} Middle English"
             found.append(Arm(name, run(MIDDLE, longest, pair(share), merged_size, seed)))

@@ -78,10 +78,9 @@ def train_pending(study: str, arms: Sequence[Arm], pending: Sequence[Arm], root:
     import jax
 
     from lab.pack import group_by_shape, plan_pack
-    from lab.train import STEPS_PER_DISPATCH, Execution, Stopped, train, unfinished_plans
+    from lab.train import STEPS_PER_DISPATCH, Execution, Stopped, enable_compilation_cache, train, unfinished_plans
 
-    cache = (root / "cache" / "xla").resolve()
-    jax.config.update("jax_compilation_cache_dir", str(cache))
+    enable_compilation_cache(root)
     execution = Execution(root, slots=len(jax.devices()))
     by_id = {arm.run.run_id: arm.run for arm in arms}
     todo = {arm.run.run_id: arm.run for arm in pending}

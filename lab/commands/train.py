@@ -1,0 +1,199 @@
+"""`lab train`: one run on any text, from corpus to losses."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import tyro
+
+from lab.errors import LabError
+
+if TYPE_CHECKING:
+    from lab.config import MixtureConfig, RunConfig
+    from lab.data.prepare import Prepared
+
+Vocabulary = Literal["disjoint", "merged", "joint"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Train:
+    """Train one model on one corpus or a mixture, and report its loss in every language.
+
+    Example: lab train text:novels.txt.xz --model nano-4 --tokens 2M
+    Stopped or killed, the same command goes on from the last checkpoint.
+    """
+
+    corpora: tyro.conf.Positional[tuple[str, ...]]
+    """Corpora by name: embedded:en, text:FILE-or-FOLDER, tfds:NAME (see `lab data list`)."""
+    model: str = "nano-4"
+    """Shape: nano-2 ... nano-10, languini-mini|small|medium, or cpt-49 ... cpt-5534."""
+    tokens: str = "1M"
+    """Training tokens, e.g. 300k, 1.2M, 2B."""
+    shares: tuple[float, ...] = ()
+    """Share of each corpus (and then of each clone); equal by default. They sum to 1."""
+    vocab: int = 1024
+    """Pieces of each corpus's vocabulary (of the one vocabulary, if joint)."""
+    vocabulary: Vocabulary = "merged"
+    """How several languages share ids: not at all, by identical pieces, or by one joint tokenizer."""
+    clones: int = 0
+    """Clones of the first corpus: the same text in ids of their own."""
+    context: int = 128
+    """Tokens a sequence."""
+    batch: int = 8
+    """Sequences a step."""
+    lr: float = 4e-3
+    """Peak learning rate."""
+    schedule: Literal["cosine", "wsd", "constant"] = "cosine"
+    """Learning-rate schedule."""
+    warmup: float = 0.05
+    """Share of the run in which the rate rises."""
+    weight_decay: float = 0.0
+    """AdamW's decay."""
+    clip: float | None = None
+    """Largest gradient norm; not clipped by default."""
+    seed: int = 0
+    """Seed of the parameters and of the order of examples."""
+    root: Path = Path("out")
+    """Folder for everything the laboratory writes."""
+
+    def run(self) -> int:
+        if not self.corpora:
+            raise LabError("Name at least one corpus to train on.", "For example: lab train embedded:en")
+        from lab.devices import prepare_process
+
+        prepare_process()
+        from lab.data.prepare import prepare
+
+        prepared = prepare(self.corpora, self.vocab, self.vocabulary == "joint", self.root)
+        config = self.config(prepared)
+        return _train(config, self.root)
+
+    def config(self, prepared: Prepared) -> RunConfig:
+        """The run that these arguments describe."""
+        from lab.config import OptimConfig, RunConfig
+        from lab.presets import preset
+
+        mixture = self._mixture(prepared)
+        per_step = self.batch * self.context
+        steps = round(parse_count(self.tokens) / per_step)
+        if steps < 1:
+            raise LabError(f"{self.tokens} tokens are less than one step of {per_step}.", "Give more tokens.")
+        return RunConfig(
+            model=preset(self.model, vocab=prepared.layout(mixture.layout).v_total, context=self.context),
+            optim=OptimConfig(
+                self.lr, self.schedule, warmup=self.warmup, weight_decay=self.weight_decay, clip=self.clip
+            ),
+            mixture=mixture,
+            steps=steps,
+            batch=self.batch,
+            seed_init=self.seed,
+            seed_data=self.seed,
+        )
+
+    def _mixture(self, prepared: Prepared) -> MixtureConfig:
+        from lab.config import Component, LanguageIds, LayoutConfig, MixtureConfig, Stage
+
+        names = _language_names(self.corpora)
+        sharing: dict[Vocabulary, Any] = {"disjoint": "own", "merged": "pieces", "joint": "same"}
+        entries, components = [], []
+        for i, (corpus, name) in enumerate(zip(self.corpora, names, strict=True)):
+            how = "own" if i == 0 else sharing[self.vocabulary]
+            entries.append(LanguageIds(name, prepared.tokenizer(corpus).hash, how))
+            components.append(Component(name, prepared.source(corpus)))
+        for k in range(1, self.clones + 1):
+            entries.append(LanguageIds(f"{names[0]}#{k}", entries[0].tokenizer))
+            components.append(Component(f"{names[0]}#{k}", components[0].source))
+        shares = self.shares or tuple(1 / len(components) for _ in components)
+        return MixtureConfig(tuple(components), LayoutConfig(tuple(entries)), (Stage(1.0, shares),))
+
+
+def _language_names(corpora: tuple[str, ...]) -> list[str]:
+    """A short, unique name of each corpus: its language where it has one, else the corpus's own name."""
+    from lab.data.corpora import open_corpus
+
+    names: list[str] = []
+    for spec in corpora:
+        corpus = open_corpus(spec)
+        name = corpus.language if corpus.language != "und" else corpus.name.partition(":")[2].partition("?")[0]
+        if name in names:
+            name = f"{name}-{names.count(name) + 1}"
+        names.append(name)
+    return names
+
+
+def parse_count(text: str) -> float:
+    """A number with an optional k, M, B or T: 300k is 300,000."""
+    scale = {"k": 1e3, "K": 1e3, "M": 1e6, "B": 1e9, "G": 1e9, "T": 1e12}
+    digits, factor = (text[:-1], scale[text[-1]]) if text and text[-1] in scale else (text, 1.0)
+    try:
+        value = float(digits) * factor
+    except ValueError:
+        raise LabError(f"{text!r} is not a number of tokens.", "Write 300k, 1.2M or 2B.") from None
+    if not value > 0:
+        raise LabError(f"The number of tokens must be above 0, not {text}.")
+    return value
+
+
+def _train(config: RunConfig, root: Path) -> int:
+    from rich.console import Console
+    from rich.table import Table
+
+    from lab.records import RunDir
+    from lab.train import Execution, Stopped, enable_compilation_cache, train
+
+    console = Console()
+    result = RunDir(root, config.run_id).result()
+    if result is None:
+        enable_compilation_cache(root)
+        console.print(f"Run {config.run_id}: {config.steps:,} steps, {config.tokens_seen:,} tokens.")
+        try:
+            with _Bar(config, console) as bar:
+                train([config], Execution(root, slots=1), bar)
+        except Stopped:
+            console.print("Stopped; everything is saved. Run the same command again to go on.")
+            return 143
+        result = RunDir(root, config.run_id).result()
+        assert result is not None
+    if result["run"]["status"] == "diverged":
+        raise LabError(f"Run {config.run_id} {result['run']['exclusion']}.", "Lower --lr, or set --clip 1.")
+    table = Table(title=f"{root / 'runs' / config.run_id}")
+    for heading in ("language", "tokens", "nats per token", "bits per byte", "perplexity"):
+        table.add_column(heading, justify="left" if heading == "language" else "right")
+    for e in result["evaluations"]:
+        table.add_row(
+            e["language"],
+            f"{e['tokens_language']:,}",
+            f"{e['loss']:.4f}",
+            f"{e['bits_per_byte']:.4f}",
+            f"{e['ppl']:.2f}",
+        )
+    console.print(table)
+    return 0
+
+
+class _Bar:
+    """A progress bar that the trainer reports to."""
+
+    def __init__(self, config: RunConfig, console: Any):
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        self._progress = Progress(
+            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), console=console
+        )
+        self._task = self._progress.add_task("training", total=config.steps)
+
+    def __enter__(self) -> _Bar:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def progress(self, run_id: str, steps_done: int, loss: float) -> None:
+        self._progress.update(self._task, completed=steps_done, description=f"loss {loss:.3f}")
+
+    def finished(self, run_id: str, result: Mapping[str, Any]) -> None:
+        self._progress.update(self._task, description="done")

@@ -1,0 +1,82 @@
+"""The loss of a trained run in every language of its mixture, as table columns."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import numpy as np
+
+from lab.config import RunConfig
+from lab.data.evalset import EvalSet
+from lab.evaluate.perplexity import Protocol, Score, plain, score, sliding, target_nats
+from lab.rundata import RunData
+from lab.step import Program, eval_nats
+
+WINDOWS_PER_DEVICE = 32
+
+
+def evaluate(program: Program, params_1: Any, run: RunConfig, data: RunData, steps_done: int) -> list[dict[str, Any]]:
+    """One entry a language of the mixture: what it read and how well it is predicted.
+
+    Args:
+      program: the compiled shape and its mesh; the windows are spread over the mesh's run axis.
+      params_1: the run's parameters, with a leading axis of 1; None for a run that has none worth measuring.
+      run: its config.
+      data: its text.
+      steps_done: updates made, for what was read.
+    """
+    realised = data.stream.realised(steps_done)
+    copies = program.mesh.shape["run"]
+    params_R = None
+    if params_1 is not None:
+        params_R = jax.tree.map(lambda x: np.broadcast_to(x, (copies, *x.shape[1:])), params_1)
+    entries = []
+    for component in run.mixture.components:
+        language = component.language
+        tokenizer = data.layout.tokenizers[language]
+        evalset = data.evaluation[component.source]
+        window = sliding(run.model.context)
+        entry: dict[str, Any] = {
+            "language": language,
+            "v_language": tokenizer.vocab_size,
+            "tokenizer_hash": tokenizer.hash,
+            "tokens_language": realised.tokens[language],
+            "unique_tokens": realised.unique_tokens[language],
+            "epochs": realised.epochs[language],
+            "eval_hash": evalset.hash,
+            "ppl_window": window.window,
+            "ppl_stride": window.stride,
+            **dict.fromkeys(_MEASURED),
+        }
+        if params_R is not None:
+            stream = evalset.mapped(data.layout.table(language))
+            whole = score_stream(program, params_R, stream, evalset, plain(run.model.context))
+            entry |= {
+                "eval_tokens": whole.tokens,
+                "eval_bytes": whole.bytes,
+                "loss": whole.loss,
+                "bits_per_byte": whole.bits_per_byte,
+                "document_nats": list(whole.document_nats),
+                "document_tokens": list(whole.document_tokens),
+                "ppl": score_stream(program, params_R, stream, evalset, window).ppl,
+            }
+        entries.append(entry)
+    return entries
+
+
+_MEASURED = ("eval_tokens", "eval_bytes", "loss", "bits_per_byte", "document_nats", "document_tokens", "ppl")
+
+
+def score_stream(program: Program, params_R: Any, stream: np.ndarray, evalset: EvalSet, protocol: Protocol) -> Score:
+    """Scores `stream`, the evaluation set in one language's ids, under the parameters that every device group holds."""
+    copies = program.mesh.shape["run"]
+
+    def nats(tokens_BxW: np.ndarray, targets_BxW: np.ndarray) -> np.ndarray:
+        shape = (copies, -1, tokens_BxW.shape[1])
+        nats_RxBxW = eval_nats(program, params_R, tokens_BxW.reshape(shape), targets_BxW.reshape(shape))
+        return np.asarray(nats_RxBxW).reshape(tokens_BxW.shape)
+
+    nats_n = target_nats(nats, stream, protocol, WINDOWS_PER_DEVICE * copies)
+    document_n = np.searchsorted(evalset.offsets, np.arange(1, len(stream)), side="right") - 1
+    return score(nats_n, evalset.bytes[1:], document_n, evalset.n_documents)

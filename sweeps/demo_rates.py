@@ -1,0 +1,36 @@
+"""The demo's learning rates: five peak rates at each of its sizes, at its shortest and longest budget.
+
+lab sweep run demo_rates
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+from lab.data.prepare import Prepared
+from sweeps import demo
+from sweeps.study import Arm, DataSpec, Study
+
+RATES = (1e-3, 2e-3, 4e-3, 8e-3, 16e-3)
+
+
+def arms(prepared: Prepared) -> tuple[Arm, ...]:
+    mixture = demo.alone(prepared, demo.EN)
+    found = []
+    for size in demo.SIZES:
+        for tokens in (demo.BUDGETS[0], demo.BUDGETS[-1]):
+            base = demo.run(size, tokens, mixture, demo.VOCAB, seed=0)
+            for rate in RATES:
+                run = dataclasses.replace(base, optim=dataclasses.replace(base.optim, peak_lr=rate))
+                found.append(Arm(f"{size}, {tokens:,} tokens", run))
+    return tuple(found)
+
+
+STUDY = Study(
+    name="demo_rates",
+    question="Which peak learning rate is best at each size and budget of the demo?",
+    cost="about 10 minutes on 2 CPU cores",
+    expected="Between 2e-3 and 16e-3, falling with size.",
+    data=DataSpec((demo.EN,), demo.VOCAB),
+    arms=arms,
+)
