@@ -145,17 +145,12 @@ class _Attention(nn.Module):
     @nn.compact
     def __call__(self, x_BxTxD: jax.Array) -> jax.Array:
         cfg, (B, T, D) = self.cfg, x_BxTxD.shape
-        bias = cfg.family == "gpt2"
-
-        def project(name: str) -> jax.Array:
-            y = _Linear(cfg.n_heads * cfg.head_dim, bias, name=name)(x_BxTxD)
-            return y.reshape(B, T, cfg.n_heads, cfg.head_dim)
-
-        q, k, v = project("q"), project("k"), project("v")
+        bias, width = cfg.family == "gpt2", cfg.n_heads * cfg.head_dim
+        q, k, v = (_Linear(width, bias, name=name)(x_BxTxD).reshape(B, T, cfg.n_heads, cfg.head_dim) for name in "qkv")
         if cfg.family == "llama":
             q, k = _rotate(q), _rotate(k)
         y_BxTxHxC = ops.causal_attention(q, k, v)
-        return _Linear(D, bias, name="o")(y_BxTxHxC.reshape(B, T, -1))
+        return _Linear(D, bias, name="o")(y_BxTxHxC.reshape(B, T, width))
 
 
 class _Mlp(nn.Module):
@@ -163,12 +158,12 @@ class _Mlp(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        cfg = self.cfg
-        if cfg.family == "llama":
-            gate = _Linear(cfg.d_ff, False, name="gate")(x)
-            return _Linear(cfg.d_model, False, name="out")(jax.nn.silu(gate) * _Linear(cfg.d_ff, False, name="in")(x))
-        hidden = jax.nn.gelu(_Linear(cfg.d_ff, True, name="in")(x), approximate=True)
-        return _Linear(cfg.d_model, True, std=INIT_STD / math.sqrt(2 * cfg.n_layers), name="out")(hidden)
+        D, F = self.cfg.d_model, self.cfg.d_ff
+        if self.cfg.family == "llama":
+            hidden = jax.nn.silu(_Linear(F, False, name="gate")(x)) * _Linear(F, False, name="in")(x)
+            return _Linear(D, False, name="out")(hidden)
+        hidden = jax.nn.gelu(_Linear(F, True, name="in")(x), approximate=True)
+        return _Linear(D, True, INIT_STD / math.sqrt(2 * self.cfg.n_layers), name="out")(hidden)
 
 
 class _Block(nn.Module):
