@@ -90,7 +90,7 @@ EMBEDDED: dict[str, Embedded] = {
     "embedded:ar": Embedded(
         language="ar",
         title="Nine collections of hadith, unvocalised",
-        licence="public domain",
+        licence="medieval texts; package MIT",
         package="hadith",
         extra="arabic",
         parallel="",

@@ -134,11 +134,11 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
     model = io.BytesIO()
     try:
         sentencepiece.SentencePieceTrainer.train(
-            sentence_iterator=_sentences(sample),
+            sentence_iterator=_sentences(sample, _rare_characters(sample, vocab_size)),
             model_writer=model,
             model_type="bpe",
             vocab_size=vocab_size,
-            character_coverage=_character_coverage(sample, vocab_size),
+            character_coverage=1.0,
             byte_fallback=True,
             normalization_rule_name="identity",
             remove_extra_whitespaces=False,
@@ -167,27 +167,34 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
     return Tokenizer(model.getvalue(), counts)
 
 
-def _sentences(texts: Iterable[str]) -> Iterator[str]:
-    """Cuts texts at line ends, and long lines at a space, since the trainer drops long sentences silently."""
+def _sentences(texts: Iterable[str], rare: Iterable[str]) -> Iterator[str]:
+    """Cuts texts at line ends and rare characters, and long lines at a space: the trainer drops long sentences."""
+    # It also drops any sentence that holds one of its own marks or a zero.
+    cut = {ord(c): "\n" for c in (*rare, _SPACE, "\u2585", "\0", "\t")}
     for text in texts:
-        for line in text.split("\n"):
+        for line in text.translate(cut).split("\n"):
             start = 0
             while start < len(line):
                 end = start + _SENTENCE_CHARACTERS
                 if end < len(line) and (space := line.rfind(" ", start + 1, end)) > 0:
                     end = space
-                # The trainer drops a sentence that holds one of its own marks or a zero.
-                yield line[start:end].replace(_SPACE, " ").replace("\u2585", " ").replace("\0", " ")
+                yield line[start:end]
                 start = end
 
 
-def _character_coverage(texts: Sequence[str], vocab_size: int) -> float:
-    """SentencePiece's usual coverage, or less where single characters would take over half the free pieces."""
+def _rare_characters(texts: Sequence[str], vocab_size: int) -> list[str]:
+    """Characters left to byte fallback: the rarest 0.05 % of the text (SentencePiece's usual coverage), and whatever
+    would fill more than half of the free pieces with single characters."""
     counts = Counter[str]()
     for text in texts:
         counts.update(text)
-    common = [n for _, n in counts.most_common((vocab_size - _SMALLEST) // 2)]
-    return max(min(0.9995, sum(common) / max(1, counts.total())), 1e-3)
+    most = (vocab_size - _SMALLEST) // 2
+    covered, rare = 0, []
+    for rank, (character, count) in enumerate(counts.most_common()):
+        if rank >= most or covered >= 0.9995 * counts.total():
+            rare.append(character)
+        covered += count
+    return rare
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
