@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from analysis import laws, starts
-from analysis.coordinates import Problem, bounds, make_problem, to_coordinates, to_params
-from analysis.identify import centre_of, condition_of, directions, jacobian
+from analysis.batch import Batch, Points, describe, evaluate, jacobian
+from analysis.coordinates import Problem, bounds, make_problem, to_coordinates
+from analysis.identify import centre_of, condition_of, directions
 from analysis.law import Law
 from analysis.objective import Objective
 from analysis.objective import objective as objective_named
 from analysis.result import STATUSES, Fit, Flag, Minimum, Status
-from analysis.solve import Batch, Points, Solution, evaluate, residuals, solve
+from analysis.solve import Solution, solve
 from analysis.table import Table, Unit
 from analysis.table import table as make_table
 from lab.errors import LabError
@@ -189,7 +190,7 @@ def _group_starts(view: View, frozen: Mapping[str, float], seed: int) -> np.ndar
             continue
         sub = View.of(alone, part)
         solution = _solve_from_everywhere(sub, frozen, seed)
-        found.append(natural(sub, solution.z[int(np.nanargmin(solution.value))], frozen))
+        found.append(natural(sub, solution.z[int(np.nanargmin(solution.value))], frozen) | dict(frozen))
     pooled = found.pop()
     found = [f or pooled for f in found]
     mean = {k: np.array([f[k] for f in found]) for k in pooled}
@@ -206,24 +207,19 @@ def _group_starts(view: View, frozen: Mapping[str, float], seed: int) -> np.ndar
 
 
 def natural(view: View, z: np.ndarray, frozen: Mapping[str, float]) -> dict[str, Any]:
-    """Parameters by name, scalar or [G], from coordinates [q]."""
-    import jax
-
-    with jax.enable_x64(True):
-        constant = {k: np.asarray(v, float) for k, v in frozen.items()}
-        params = to_params(view.problem, np.asarray(z), constant, view.points.centre)
-        return {k: np.asarray(v) if np.ndim(v) else float(v) for k, v in params.items()}
+    """Free parameters by name, scalar or [G], from coordinates [q]."""
+    params, _ = describe(view.problem, view.points, view.batch(z[None], frozen), z[None])
+    return {k: v[0] if v.ndim > 1 else float(v[0]) for k, v in params.items()}
 
 
-def labelled(view: View, z: np.ndarray, frozen: Mapping[str, float]) -> dict[str, float]:
-    """Free parameters by label, in the law's order."""
-    params = natural(view, z, frozen)
+def labelled(view: View, params: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Label -> [B], in the law's order, from name -> [B] or [B, G]."""
     order = [p.name for p in view.problem.law.parameters]
-    out = {}
-    for f in sorted(view.problem.free, key=lambda f: order.index(f.name)):
-        value = params[f.name]
-        out[f.label(view.table.groups)] = float(value if np.ndim(value) == 0 else value[f.group or 0])
-    return out
+    free = sorted(view.problem.free, key=lambda f: order.index(f.name))
+    return {
+        f.label(view.table.groups): params[f.name] if params[f.name].ndim == 1 else params[f.name][:, f.group or 0]
+        for f in free
+    }
 
 
 def _result(view: View, frozen: Mapping[str, float], solution: Solution, seconds: float) -> Fit:
@@ -234,15 +230,13 @@ def _result(view: View, frozen: Mapping[str, float], solution: Solution, seconds
     constant = {k: np.asarray(v, float) for k, v in frozen.items()}
     jac = jacobian(problem, view.points, z, constant) * np.sqrt(view.w)[:, None]
     null = directions(jac, labels)
-    params = labelled(view, z, frozen)
-    import jax
-
-    with jax.enable_x64(True):
-        r = np.asarray(residuals(problem, view.points, view.y, z, constant) * view.points.noise)
+    named, r = describe(problem, view.points, view.batch(solution.z, frozen), solution.z)
+    every = labelled(view, named)
+    params = {k: float(v[best]) for k, v in every.items()}
     flags = [*_edge_flags(problem, z, labels, params), *_null_flags(problem, z, null, labels)]
     if not solution.converged[best]:
         flags.append(Flag("not converged", f"the solver stopped after {int(solution.steps[best])} steps"))
-    minima, reached = _minima(view, frozen, solution, best)
+    minima, reached = _minima(view, every, r, solution, best)
     near = [m for m in minima if m.objective - value <= max(0.01, 4 / table.n) * abs(value)]
     if near:
         flags.append(
@@ -253,7 +247,7 @@ def _result(view: View, frozen: Mapping[str, float], solution: Solution, seconds
     kinds = {f.kind for f in flags}
     status: Status = next((s for s in STATUSES if s in kinds), "converged")
     return Fit(
-        problem.law, table, problem.objective, params, dict(frozen), status, tuple(flags), value, r,
+        problem.law, table, problem.objective, params, dict(frozen), status, tuple(flags), value, r[best] * view.points.noise,
         condition_of(jac), null, minima, reached, seconds, problem, z,
     )  # fmt: skip
 
@@ -288,22 +282,16 @@ def _null_flags(problem: Problem, z: np.ndarray, null: Sequence[Any], labels: tu
 
 
 def _minima(
-    view: View, frozen: Mapping[str, float], solution: Solution, best: int
+    view: View, params: Mapping[str, np.ndarray], r: np.ndarray, solution: Solution, best: int
 ) -> tuple[tuple[Minimum, ...], float]:
     """Other local minima, best first, and the share of starts that reached the optimum."""
-    import jax
-
-    constant = {k: np.asarray(v, float) for k, v in frozen.items()}
-    with jax.enable_x64(True):
-        predict = jax.vmap(lambda z: residuals(view.problem, view.points, view.y, z, constant))
-        pred = np.asarray(predict(solution.z))
     scale = max(float(np.std(view.y)), 1e-12)
     owner = np.full(len(solution.z), -1)
     heads: list[int] = []
     for i in np.argsort(solution.value, kind="stable"):
         for h in heads:
             close = abs(solution.value[i] - solution.value[h]) <= 1e-7 * abs(solution.value[h]) + 1e-20
-            if close or np.max(np.abs(pred[i] - pred[h])) <= 1e-5 * scale:
+            if close or np.max(np.abs(r[i] - r[h]) * view.points.noise) <= 1e-5 * scale:
                 owner[i] = h
                 break
         else:
@@ -312,5 +300,7 @@ def _minima(
                 owner[i] = i
     shares = {h: float(np.mean(owner == h)) for h in heads}
     others = [h for h in heads if h != heads[0]][:5]
-    found = tuple(Minimum(float(solution.value[h]), labelled(view, solution.z[h], frozen), shares[h]) for h in others)
+    found = tuple(
+        Minimum(float(solution.value[h]), {k: float(v[h]) for k, v in params.items()}, shares[h]) for h in others
+    )
     return found, shares[heads[0]]

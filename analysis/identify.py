@@ -6,13 +6,11 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
-from analysis.coordinates import Problem, make_problem, to_coordinates
+from analysis.batch import Points, jacobian
+from analysis.coordinates import make_problem, to_coordinates
 from analysis.law import Law
-from analysis.solve import Points, residuals
 
 # Singular values of the Jacobian with unit columns, below which a direction counts as unseen. Rounded sizes of a
 # D = 20 N sweep sit near 1e-7; a badly conditioned but usable sweep above 1e-4.
@@ -38,14 +36,6 @@ class NullDirection:
 def centre_of(x: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Geometric mean of positive columns, arithmetic mean of others."""
     return {k: np.asarray(np.exp(np.log(v).mean()) if np.all(v > 0) else v.mean()) for k, v in x.items()}
-
-
-def jacobian(problem: Problem, points: Points, z: np.ndarray, constant: Mapping[str, Any]) -> np.ndarray:
-    """d prediction / d coordinate in the objective's space, over the noise, [n, q]."""
-    zero = np.zeros(len(points.group))
-    with jax.enable_x64(True):
-        pushed = jax.jacfwd(lambda v: residuals(problem, points, zero, v, constant))(jnp.asarray(z))
-        return np.asarray(pushed)
 
 
 def directions(

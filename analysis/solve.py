@@ -1,40 +1,21 @@
-"""A compiled solver for many small fits of one law at once: damped Gauss-Newton, then exact Newton, in a box.
-
-Every fit of a batch has its own observations, weights and starting points; the columns are shared. One call solves a
-chunk, chunks run on a few threads, and shapes are padded to a few sizes so that compiled code is reused.
-"""
+"""A compiled solver for many small fits of one law at once: damped Gauss-Newton, then exact Newton, in a box."""
 
 from __future__ import annotations
 
-import concurrent.futures
-import dataclasses
 import functools
-import os
-from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from analysis.coordinates import Problem, bounds, to_params
+from analysis.batch import Batch, Points, chunks, evaluate, residuals
+from analysis.coordinates import Problem, bounds
 
 GAUSS_NEWTON_STEPS = 12
 NEWTON_ROUNDS = (5, 10, 40, 150)
-# A chunk is as many lanes (one fit from one start) as keep its working set in the cache.
-CHUNK_LANES = 64
-CHUNK_NUMBERS = 65_536
 # Least absolute deviations are reached as the limit of Huber's function at these corners.
 ABSOLUTE_DELTAS = (1e-2, 1e-3, 1e-4, 1e-6, 1e-8, 1e-10)
-
-
-class Points(NamedTuple):
-    """The shared side of a batch of fits: columns [n], group [n], noise [n], and the centre of the columns."""
-
-    x: dict[str, Any]
-    group: Any
-    noise: Any
-    centre: dict[str, Any]
 
 
 class Solution(NamedTuple):
@@ -44,23 +25,6 @@ class Solution(NamedTuple):
     value: np.ndarray
     steps: np.ndarray
     converged: np.ndarray
-
-
-def residuals(problem: Problem, points: Points, y: Any, z: Any, constant: Mapping[str, Any]) -> jax.Array:
-    """(prediction - y) / noise [n] at coordinates z [q]; y is in the objective's space."""
-    p = to_params(problem, z, constant, points.centre)
-    if problem.groups > 1:
-        p = {k: v[points.group] if jnp.ndim(v) else v for k, v in p.items()}
-    pred = problem.law.in_space(p, points.x, problem.objective.space)
-    return (jnp.broadcast_to(pred, jnp.shape(y)) - y) / points.noise
-
-
-def value_at(problem: Problem, points: Points, y: Any, w: Any, z: Any, constant: Mapping[str, Any]) -> jax.Array:
-    """The objective at z, with |r| itself for least absolute deviations."""
-    objective = problem.objective
-    r = residuals(problem, points, y, z, constant)
-    rho = jnp.abs(r) if objective.kind == "absolute" else objective.rho(r, objective.delta)
-    return jnp.sum(jnp.where(w > 0, w * rho, 0.0))
 
 
 def _cholesky_solve(h: jax.Array, g: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -100,10 +64,10 @@ class _State(NamedTuple):
 
 
 def _descend(
-    problem: Problem, points: Points, y: Any, w: Any, z0: Any, damping: Any, constant: Any,
+    problem: Problem, points: Points, y: Any, w: Any, z0: Any, low: Any, high: Any, damping: Any, constant: Any,
     delta: Any, exact: Any, limit: Any,
 ) -> tuple[Any, ...]:  # fmt: skip
-    """At most `limit` damped steps downhill from z0 [q] in the box.
+    """At most `limit` damped steps downhill from z0 [q] in the box [low, high].
 
     `exact` (a scalar for the whole batch) adds second derivatives to the Hessian; where that is indefinite, and
     without it, the step uses the Gauss-Newton matrix of the majorising least-squares problem.
@@ -112,7 +76,6 @@ def _descend(
       z [q], objective, damping, steps taken, whether no further decrease is possible to rounding.
     """
     objective, q = problem.objective, problem.q
-    low, high = (jnp.asarray(v) for v in bounds(problem))
     basis = jnp.eye(q)
 
     def r_of(z: Any) -> jax.Array:
@@ -177,61 +140,23 @@ def _descend(
 @functools.lru_cache(maxsize=64)
 def _compiled_descend(problem: Problem) -> Any:
     def chunk(
-        points: Points, y: Any, w: Any, z: Any, damping: Any, constant: Any, delta: Any, exact: Any, limit: Any
+        points: Points,
+        y: Any,
+        w: Any,
+        z: Any,
+        low: Any,
+        high: Any,
+        damping: Any,
+        constant: Any,
+        delta: Any,
+        exact: Any,
+        limit: Any,
     ) -> Any:
         one = functools.partial(_descend, problem, points)
-        return jax.vmap(one, in_axes=(0, 0, 0, 0, 0, None, None, None))(y, w, z, damping, constant, delta, exact, limit)
+        lanes = jax.vmap(one, in_axes=(0,) * 7 + (None,) * 3)
+        return lanes(y, w, z, low, high, damping, constant, delta, exact, limit)
 
     return jax.jit(chunk)
-
-
-@functools.lru_cache(maxsize=64)
-def _compiled_value(problem: Problem) -> Any:
-    def chunk(points: Points, y: Any, w: Any, z: Any, constant: Any) -> Any:
-        return (jax.vmap(functools.partial(value_at, problem, points))(y, w, z, constant),)
-
-    return jax.jit(chunk)
-
-
-def padded(n: int) -> int:
-    """The size n is padded to: at most an eighth more, so that tables of near sizes share compiled code."""
-    step = max(8, 1 << max(0, n.bit_length() - 4))
-    return -(-n // step) * step
-
-
-def pad_points(points: Points, n_to: int) -> Points:
-    """Points with their last row repeated up to n_to rows (which carry no weight)."""
-
-    def pad(v: Any) -> np.ndarray:
-        v = np.asarray(v)
-        return np.concatenate([v, np.repeat(v[-1:], n_to - len(v), 0)]) if v.ndim else v
-
-    return Points({k: pad(v) for k, v in points.x.items()}, pad(points.group), pad(points.noise), points.centre)
-
-
-@dataclasses.dataclass(frozen=True)
-class Batch:
-    """B fits over one set of points.
-
-    Attributes:
-      y: observations in the objective's space, [n] or [B, n].
-      w: weights, [n] or [B, n]; points of weight 0 do not take part.
-      starts: coordinates to start from, [B, S, q].
-      constant: frozen parameters, name -> [B] or [B, G].
-    """
-
-    y: np.ndarray
-    w: np.ndarray
-    starts: np.ndarray
-    constant: Mapping[str, np.ndarray]
-
-    def take(self, rows: np.ndarray) -> Batch:
-        """The fits numbered `rows`."""
-
-        def cut(v: np.ndarray) -> np.ndarray:
-            return v[rows] if v.ndim == 2 else v
-
-        return Batch(cut(self.y), cut(self.w), self.starts[rows], {k: v[rows] for k, v in self.constant.items()})
 
 
 def solve(problem: Problem, points: Points, batch: Batch) -> Solution:
@@ -274,51 +199,12 @@ def _run(
 ) -> tuple[np.ndarray, ...]:  # fmt: skip
     function = _compiled_descend(problem)
     damping = np.broadcast_to(np.asarray(damping, float), (len(z),))
+    low, high = (np.broadcast_to(v, z.shape) for v in bounds(problem))
+    if batch.held is not None:
+        held = batch.held[fit_of]
+        low, high = (np.where(np.isnan(held), v, held) for v in (low, high))
 
     def call(points: Points, y: Any, w: Any, z: Any, constant: Any, rows: np.ndarray) -> Any:
-        return function(points, y, w, z, damping[rows], constant, delta, exact, limit)
+        return function(points, y, w, z, low[rows], high[rows], damping[rows], constant, delta, exact, limit)
 
-    return _chunks(call, points, batch, fit_of, z)
-
-
-def evaluate(problem: Problem, points: Points, batch: Batch, z: np.ndarray) -> np.ndarray:
-    """The objective [B] of fit b at coordinates z[b]; z [B, q]."""
-    function = _compiled_value(problem)
-
-    def call(points: Points, y: Any, w: Any, z: Any, constant: Any, rows: np.ndarray) -> Any:
-        return function(points, y, w, z, constant)
-
-    return _chunks(call, points, batch, np.arange(len(z)), z)[0]
-
-
-def _chunks(
-    call: Callable[..., Any], points: Points, batch: Batch, fit_of: np.ndarray, z: np.ndarray
-) -> tuple[np.ndarray, ...]:
-    """Runs `call` over chunks of lanes, lane i working on fit fit_of[i] from z[i]; results have the lane axis first."""
-    lanes, n = len(z), len(points.group)
-    n_to = padded(n)
-    points = pad_points(points, n_to)
-    size = 1 << int(np.clip(CHUNK_NUMBERS // n_to, 1, CHUNK_LANES)).bit_length() - 1
-    blank = n_to - n
-
-    def work(a: int) -> tuple[np.ndarray, ...]:
-        rows = np.minimum(np.arange(a, a + size), lanes - 1)
-        fits = fit_of[rows]
-
-        def wide(v: np.ndarray, fill: float) -> np.ndarray:
-            part = v[fits] if v.ndim == 2 else np.broadcast_to(v, (size, n))
-            return np.pad(part, ((0, 0), (0, blank)), constant_values=fill) if blank else part
-
-        constant = {k: v[fits] for k, v in batch.constant.items()}
-        # enable_x64 is local to a thread, so every worker opens its own.
-        with jax.enable_x64(True):
-            out = call(points, wide(batch.y, 1.0), wide(batch.w, 0.0), z[rows], constant, rows)
-            return tuple(np.asarray(v)[: lanes - a] for v in out)
-
-    edges = range(0, lanes, size)
-    if len(edges) == 1:
-        return work(0)
-    parts = [work(0)]
-    with concurrent.futures.ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        parts += list(pool.map(work, edges[1:]))
-    return tuple(np.concatenate(v) for v in zip(*parts, strict=True))
+    return chunks(call, points, batch, fit_of, z)

@@ -3,16 +3,18 @@ points over all parameters for laws that are not linear in any."""
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from scipy.stats import qmc
 
+from analysis.batch import Points
 from analysis.coordinates import Problem, bounds
-from analysis.law import Parameter
-from analysis.solve import Points
+from analysis.law import Law, Parameter
 
 GRID_1D, GRID_2D, SPREAD = 96, 24, 1024
 
@@ -30,10 +32,7 @@ def spread(parameters: list[Parameter], seed: int = 0) -> np.ndarray:
     else:
         unit = qmc.Sobol(k, seed=seed).random(SPREAD)
     low, high = np.array([_ends(p) for p in parameters]).T
-    values = low + unit * (high - low)
-    if k <= 2:
-        return np.asarray(values)
-    return np.asarray(values)
+    return np.asarray(low + unit * (high - low))
 
 
 def _ends(p: Parameter) -> tuple[float, float]:
@@ -85,21 +84,10 @@ def candidates(
     target, relative = _linear_target(law.linear_in, problem.objective.space, y, np.asarray(points.noise))
     weights = np.where(w > 0, w / relative**2, 0.0)
 
-    def features(z: jax.Array) -> jax.Array:
-        p = {s.name: jnp.exp(z[i]) if s.scale == "log" else z[i] for i, s in enumerate(shapes)}
-        p = {**{c.name: 1.0 for c in law.parameters if c.role == "coefficient"}, **p, **constant}
-        at, mid = law.log_basis(p, points.x), law.log_basis(p, points.centre)
-        assert at is not None and mid is not None
-        columns = [
-            law.parameter[c.name].sign * jnp.exp(jnp.broadcast_to(at[c.name] - mid[c.name], y.shape))
-            for c in coefficients
-        ]
-        names = {c.name for c in coefficients}
-        rest = [law.factor(p, k) * jnp.exp(jnp.broadcast_to(v, y.shape)) for k, v in at.items() if k not in names]
-        return jnp.stack([*columns, target - sum(rest, jnp.zeros(y.shape))])
-
     with jax.enable_x64(True):
-        cells = np.asarray(jax.jit(jax.vmap(features))(jnp.asarray(z_shapes)))  # [M, k + 1, n]
+        names = tuple(c.name for c in coefficients)
+        features = _compiled_features(law, tuple(shapes), names)
+        cells = np.asarray(features(points.x, points.centre, z_shapes, target, dict(constant)))  # [M, k + 1, n]
     weighted = cells * weights
     gram = np.einsum("mkn,mln->mkl", weighted, cells, optimize=True)
     k = len(coefficients)
@@ -107,6 +95,27 @@ def candidates(
     ok = np.all(np.isfinite(gram), axis=(1, 2))
     c = nonnegative(gram[ok][:, :k, :k], gram[ok][:, :k, k], free_sign)
     return np.clip(np.concatenate([z_shapes[ok], c], 1), low, high)
+
+
+@functools.lru_cache(maxsize=64)
+def _compiled_features(law: Law, shapes: tuple[Parameter, ...], names: tuple[str, ...]) -> Any:
+    """Columns of the linear problem at many shapes z [M, k]: one per coefficient, then what is left to explain."""
+
+    def at_shapes(x: Any, centre: Any, target: Any, constant: Any, z: jax.Array) -> jax.Array:
+        p = {s.name: jnp.exp(z[i]) if s.scale == "log" else z[i] for i, s in enumerate(shapes)}
+        p = {**{c.name: 1.0 for c in law.parameters if c.role == "coefficient"}, **p, **constant}
+        at, mid = law.log_basis(p, x), law.log_basis(p, centre)
+        assert at is not None and mid is not None
+        sign = {q.name: q.sign for q in law.parameters}
+        columns = [sign[k] * jnp.exp(jnp.broadcast_to(at[k] - mid[k], target.shape)) for k in names]
+        # Frozen coefficients, and terms that have none.
+        rest = [law.factor(p, k) * jnp.exp(jnp.broadcast_to(v, target.shape)) for k, v in at.items() if k not in names]
+        return jnp.stack([*columns, target - sum(rest, jnp.zeros(target.shape))])
+
+    def features(x: Any, centre: Any, z: Any, target: Any, constant: Any) -> jax.Array:
+        return jax.vmap(lambda v: at_shapes(x, centre, target, constant, v))(z)
+
+    return jax.jit(features)
 
 
 def _middle(p: Parameter) -> float:
