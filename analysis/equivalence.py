@@ -104,6 +104,7 @@ def equivalent(
     along: str = "D",
     at: surface.Values | None = None,
     draws: Mapping[str, np.ndarray] | None = None,
+    loss_draws: np.ndarray | None = None,
     span: tuple[float, float] | None = None,
     level: float = 0.95,
 ) -> Estimate:
@@ -117,6 +118,7 @@ def equivalent(
         which the law's own optimum has the loss.
       at: the law's other variables.
       draws: bootstrap draws of the parameters, each [R], for an interval.
+      loss_draws: [R] draws of the loss to go with them (from seeds or documents); by default the loss is exact.
       span: range of `along` in the data the law was fitted to; a value outside it is marked as extrapolated.
       level: of the interval.
 
@@ -129,19 +131,19 @@ def equivalent(
     value = Bounded(float(worth[0]), kind[0])
     interval = None
     if draws is not None:
-        values, kinds = _invert(law, draws, loss, along, at or {})
+        values, kinds = _invert(law, draws, loss if loss_draws is None else loss_draws, along, at or {})
         interval = interval_of(values, kinds, level)
     outside = span is not None and not (span[0] <= value.value <= span[1])
     return Estimate(value, interval, outside)
 
 
 def _invert(
-    law: Law, params: surface.Values, loss: float, along: str, at: surface.Values
+    law: Law, params: surface.Values, loss: float | np.ndarray, along: str, at: surface.Values
 ) -> tuple[np.ndarray, list[Kind]]:
     p = surface.as_params(law, params)
     rows = surface.draws_of(p) or 1
     height = _height(law, p, rows, along, at)
-    target = math.log(loss)
+    target = np.log(loss)
     low, high = np.full(rows, _LOW), np.full(rows, _HIGH)
     if along == "C":
         low, high = np.full(rows, math.log(1e3)), np.full(rows, math.log(1e30))
@@ -249,7 +251,7 @@ def transfer(
 
     Args:
       tokens: tokens of that language the run saw (as realised).
-      options: `draws`, `span` and `level` of `equivalent`.
+      options: `draws`, `loss_draws`, `span` and `level` of `equivalent`.
     """
     if not tokens > 0:
         raise LabError(f"The tokens of the language must be above 0, not {tokens}.")
