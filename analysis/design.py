@@ -16,11 +16,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from analysis import surface
+from analysis.batch import Points, jacobian
 from analysis.coordinates import Problem, make_problem, to_coordinates, to_params
-from analysis.identify import NullDirection, centre_of, directions, jacobian
+from analysis.identify import NullDirection, centre_of, directions
 from analysis.law import Law
 from analysis.objective import Objective
-from analysis.solve import Points
 from lab.errors import LabError
 
 Verdict = Literal["identified", "weak", "not identified"]

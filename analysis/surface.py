@@ -68,17 +68,26 @@ def as_columns(law: Law, x: Values) -> dict[str, np.ndarray]:
     return {k: np.array(np.broadcast_to(v, shape)) for k, v in columns.items()}
 
 
-def _against(params: Mapping[str, np.ndarray], x: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Draws [R] get trailing axes so that they broadcast against columns without a draw axis."""
-    depth = max(np.ndim(v) for v in x.values())
-    return {k: v.reshape(v.shape + (1,) * depth) if np.ndim(v) == 1 else v for k, v in params.items()}
+def _stretched(
+    params: Mapping[str, np.ndarray], x: Mapping[str, np.ndarray]
+) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Draws [R] and columns of shape S, both brought to shape [R, *S]: laws see columns of the full shape."""
+    rows = draws_of(params)
+    if rows is None:
+        return dict(params), dict(x)
+    shape = (rows, *next(iter(x.values())).shape)
+    tail = (1,) * (len(shape) - 1)
+    return (
+        {k: v.reshape((rows, *tail)) if v.ndim else v for k, v in params.items()},
+        {k: np.array(np.broadcast_to(v, shape)) for k, v in x.items()},
+    )
 
 
 def log_loss(law: Law, params: Values, x: Values) -> np.ndarray:
     """log of the predicted loss in nats: shape of the columns, with a leading [R] for draws."""
     p, columns = as_params(law, params), as_columns(law, x)
     with jax.enable_x64(True):
-        return np.asarray(_compiled(law)(_against(p, columns), columns))
+        return np.asarray(_compiled(law)(*_stretched(p, columns)))
 
 
 def loss(law: Law, params: Values, x: Values) -> np.ndarray:

@@ -1,0 +1,56 @@
+"""A test scale that opens once: the largest runs are kept out of every choice, and looking at them is written down."""
+
+from __future__ import annotations
+
+import datetime
+import fcntl
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from analysis.table import Table
+from lab.errors import LabError
+
+
+def fingerprint(table: Table, test: np.ndarray) -> str:
+    """Identity of the held-out rows: their values, whatever the file is called and however it is sorted. 16 digits."""
+    names = sorted(n for n in table.columns if n in ("N", "D", "C"))
+    rows = np.column_stack([*(table.columns[n][test] for n in names), table.loss[test]])
+    text = "\n".join(sorted(",".join(f"{v:.9e}" for v in row) for row in rows))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def open_once(path: Path, table: Table, test: np.ndarray, question: Mapping[str, Any]) -> str:
+    """Writes into the ledger at `path` that the test rows are being looked at, and by what; returns their identity.
+
+    A later test set that shares rows is another identity: keep one rule for what is held out.
+
+    Raises:
+      LabError: when the ledger says that they were looked at before, or it cannot be read.
+    """
+    identity = fingerprint(table, test)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a+") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        file.seek(0)
+        for number, line in enumerate(file, 1):
+            try:
+                entry = json.loads(line)
+                seen, when = entry["rows"], entry["opened"]
+            except (json.JSONDecodeError, KeyError, TypeError):
+                raise LabError(
+                    f"Line {number} of the ledger {path} is damaged.", "Restore it from version control."
+                ) from None
+            if seen == identity:
+                raise LabError(
+                    f"These {int(test.sum())} test rows were opened on {when} for {entry['question']}.",
+                    "A second look would be a choice by them: hold out larger runs, or report the first look.",
+                )
+        now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+        entry = {"rows": identity, "opened": now, "count": int(test.sum()), "question": dict(question)}
+        file.write(json.dumps(entry) + "\n")
+    return identity
