@@ -1,0 +1,245 @@
+"""The demo's report: the same numbers on the page and in the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from analysis import Fit
+from analysis.allocate import allocate
+from analysis.design import check
+from analysis.equivalence import Estimate
+from figures.demo_findings import DESIGN_NOISE, LANGUAGES, Demo, Findings
+from figures.drawing import Provenance, count
+from figures.report import Answer, Picture, Rows, Section, StatusLine, Text, write
+from figures.transfer import Worth
+
+TITLE = "What is English worth for a language with little data?"
+LAW_CAPTION = (
+    "English test loss and the laws. Lines: tied (solid) and Chinchilla (dotted). Each point is a run of its own, "
+    "annealed to 1 % of its peak rate."
+)
+READING_CAPTION = (
+    "How TEff is read. A mixed run (diamond, with the language's share) is carried sideways to the law of the language "
+    "alone; the arrow ends at its MLTE."
+)
+TEFF_CAPTION = "TEff by share. Bars: 95 % over residual resamples of the ladder and resamples of the seeds."
+CURVES_CAPTION = "Training loss. Faint lines are the shorter budgets, each a run of its own."
+
+
+def summary(found: Findings) -> list[str]:
+    """The laws and the answer, for the terminal."""
+    lines = ["", f"Law of English ({found.tied.law.name}, {found.tied.status}), L = E + A/N^alpha + B/D^alpha:"]
+    lines += [f"  {cells[0]:6} {cells[1]:>10}  {cells[2]}" for cells in _parameters(found, "tied")]
+    lines += [f"{a.text} {a.value} {a.interval}" for a in answers(found)[1:]]
+    return [*lines, ""]
+
+
+def answers(found: Findings) -> list[Answer]:
+    """The three numbers a reader came for."""
+    alpha = found.tied_draws.interval("alpha")
+    rarest = rarest_mixture(found, "enm")
+    clone = rarest_mixture(found, "en2")
+    return [
+        Answer(
+            f"α = {alpha.estimate:.2f}",
+            f"95 % interval {alpha.low:.2f} to {alpha.high:.2f}",
+            "the exponent with which English test loss falls as size or tokens grow.",
+        ),
+        Answer(
+            f"{rarest.of_other.value}"
+            if rarest.of_other.value.kind != "exact"
+            else f"{rarest.of_other.value.value:.3f}",
+            interval_text(rarest.of_other),
+            f"tokens of Middle English are what one token of English is worth here, where Middle English is "
+            f"{rarest.share:.0%} of the training tokens.",
+        ),
+        Answer(
+            f"TEff {clone.teff.value.value:.2f}",
+            interval_text(clone.teff),
+            f"of a clone of English at {clone.share:.0%} of the tokens: own tokens that it would have needed alone, "
+            "for each that it saw.",
+        ),
+    ]
+
+
+def rarest_mixture(found: Findings, language: str) -> Worth:
+    """The mixture in which the language has its smallest share."""
+    return min((w for w in found.worths if w.language == language), key=lambda w: w.share)
+
+
+def interval_text(estimate: Estimate) -> str:
+    tail = ", beyond the ladder's range" if estimate.extrapolated else ""
+    if estimate.interval is None:
+        return f"no interval{tail}"
+    return f"{estimate.interval.level:.0%} interval {estimate.interval}{tail}".replace("%", " %")
+
+
+def _parameters(found: Findings, name: str) -> list[list[str]]:
+    fitted: Fit = getattr(found, name)
+    draws = getattr(found, f"{name}_draws")
+    rows = []
+    for label, value in fitted.params.items():
+        interval = "not computed: the grid does not identify it"
+        if draws is not None:
+            i = draws.interval(label)
+            low = "(open" if i.open_low else f"[{i.low:.4g}"
+            high = "open)" if i.open_high else f"{i.high:.4g}]"
+            interval = f"{low}, {high}"
+        rows.append([label, f"{value:.4g}", interval])
+    return rows
+
+
+def _fit_section(found: Findings, picture: Picture) -> Section:
+    blocks: list[Text | StatusLine | Rows | Picture] = []
+    for name, title in (
+        ("tied", "Tied law, L = E + A/N^α + B/D^α"),
+        ("chinchilla", "Chinchilla, L = E + A/N^α + B/D^β"),
+    ):
+        fitted: Fit = getattr(found, name)
+        flags = " ".join(f.text for f in fitted.flags)
+        text = f"{title}: {fitted.n} points, Huber on log loss, sum {fitted.value:.4g}. {flags}"
+        blocks.append(StatusLine(fitted.status, text, fitted.status != "converged"))
+        blocks.append(Rows(("parameter", "value", "95 % interval"), _parameters(found, name)))
+    blocks.append(picture)
+    report = check(found.tied.law, found.tied.table.columns, found.tied.params_of(), noise=DESIGN_NOISE)
+    errors = ", ".join(f"{e.label} ±{e.se:.2g}" for e in report.errors)
+    blocks.append(
+        Text(
+            f"Before any run: at {DESIGN_NOISE:.0%} noise of the loss this grid is {report.verdict} for the tied law "
+            f"(Fisher rank {report.rank} of {report.parameters}; standard errors {errors}).",
+            note=True,
+        )
+    )
+    return Section("The law of English", blocks)
+
+
+def _allocation(found: Findings) -> Section:
+    rows = []
+    draws = found.tied_draws.params_of()
+    for budget in (1e12, 1e13, 1e14):
+        best = allocate(found.tied.law, found.tied.params_of(), budget, draws=draws)
+        n, d = best.intervals["n"], best.intervals["d"]
+        rows.append(
+            [
+                f"{budget:.0e}",
+                f"{count(best.n)} ({count(n.low)} to {count(n.high)})",
+                f"{count(best.d)} ({count(d.low)} to {count(d.high)})",
+                f"{best.loss:.3f}",
+            ]
+        )
+    return Section(
+        "So what size and how many tokens?",
+        [
+            Text("The tied law's cheapest way to the lowest English loss, with 6ND = C and N without embeddings."),
+            Rows(("FLOPs", "parameters (95 %)", "tokens (95 %)", "loss, nats"), rows),
+            Text("The demo spans 25k to 680k parameters and .15M to 1.2M tokens; beyond that is extrapolation.", True),
+        ],
+    )
+
+
+def _transfer_section(found: Findings, reading: Picture, teff: Picture) -> Section:
+    rows = [
+        [
+            LANGUAGES[w.language],
+            w.mixture,
+            f"{w.share:.0%}",
+            f"{w.ppl:.1f}",
+            count(w.tokens),
+            str(w.mlte.value),
+            f"{w.teff}",
+            f"{w.of_other}",
+            str(w.seeds),
+        ]
+        for w in found.worths
+    ]
+    head = ("language", "mixture", "share", "PPL", "own tokens", "MLTE", "TEff", "one other token is worth", "seeds")
+    residuals = ", ".join(
+        f"{LANGUAGES[language]} {law.worst_residual:.1%}"
+        for language, law in found.ladders.items()
+        if language != "en2"
+    )
+    return Section(
+        "What the other language adds",
+        [
+            Text(
+                "A mixed run's perplexity in a language is carried to the law of that language alone: the tokens it "
+                "would have needed alone are its MLTE; MLTE by its own tokens is TEff; (MLTE - own tokens) by the "
+                "other language's tokens is what one of those was worth (arXiv:2404.07982)."
+            ),
+            reading,
+            teff,
+            Rows(head, rows),
+            Text(
+                f"Largest residual of the token law on its ladder: {residuals}. Perplexity by a sliding window.", True
+            ),
+        ],
+    )
+
+
+def write_report(demo: Demo, found: Findings, pictures: Mapping[str, Path], path: Path) -> Path:
+    """Writes the page."""
+
+    def picture(name: str, caption: str) -> Picture:
+        return Picture(pictures[name], caption.split(".")[0], caption)
+
+    runs = demo.table.drop_duplicates("run_id")
+    arms: Sequence[Sequence[str]] = [
+        [
+            str(arm),
+            str(len(rows)),
+            ", ".join(sorted({count(float(n)) for n in rows.n_nonembedding})),
+            " to ".join(dict.fromkeys([count(float(rows.tokens_seen.min())), count(float(rows.tokens_seen.max()))])),
+            f"{rows.peak_lr.min():g}",
+            f"{rows.wall_s.sum():.0f}",
+        ]
+        for arm, rows in runs.groupby("arm", sort=False)
+    ]
+    first = runs.iloc[0]
+    where = Provenance.of(demo.path, "figures.demo", runs.run_id)
+    excluded = demo.excluded.drop_duplicates("run_id")
+    sections = [
+        _fit_section(found, picture("law", LAW_CAPTION)),
+        _allocation(found),
+        _transfer_section(found, picture("reading", READING_CAPTION), picture("teff", TEFF_CAPTION)),
+        Section(
+            "What was run",
+            [
+                Text(
+                    f"{len(runs)} runs of a GPT-2-style decoder at context {first.context}, {first.batch_tokens} "
+                    f"tokens a step, on {first.device}: {runs.flops_exact.sum():.2g} FLOPs in {runs.wall_s.sum() / 60:.0f} "
+                    f"minutes. The most that any text was read: {demo.table.epochs.max():.2f} epochs."
+                ),
+                Rows(("arm", "runs", "parameters", "tokens", "peak rate", "seconds"), arms),
+                Text(f"Runs excluded from every fit: {', '.join(excluded.exclusion) or 'none'}.", note=True),
+                picture("curves", CURVES_CAPTION),
+            ],
+        ),
+        Section(
+            "Where every number comes from",
+            [
+                Text(
+                    f"All of it is computed from {where.table} (SHA-256 {where.table_sha256[:16]}…), which holds one "
+                    "row for each run and evaluation language. `lab sweep run demo` makes the table, and `lab figures "
+                    "demo` makes this page from it."
+                ),
+                Text(
+                    f"Evaluation: {', '.join(_evaluation(demo))}. Source revision {first.commit}; {first.versions}.",
+                    note=True,
+                ),
+            ],
+        ),
+    ]
+    lead = (
+        "A ladder of small models on the World English Bible and on Wycliffe's Bible of about 1390, alone and mixed: "
+        "the law by which loss falls, and what a token of the big language is worth for the small one."
+    )
+    return write(path, TITLE, lead, answers(found), sections)
+
+
+def _evaluation(demo: Demo) -> list[str]:
+    sets = demo.table.drop_duplicates(["eval_hash", "language"])
+    return [
+        f"{LANGUAGES[row.language]} {row.eval_tokens:,} held-out tokens (set {row.eval_hash})"
+        for _, row in sets.iterrows()
+    ]
