@@ -10,12 +10,9 @@ import numpy as np
 
 from analysis import surface
 from analysis.law import Law
+from analysis.laws.constrained import MOST_EPOCHS
 from analysis.optimum import Budget, budget_for, minimise
 from lab.errors import LabError
-
-# Laws of repeated data that fall with D for ever are trusted to here: arXiv:2305.16264 saw no gain beyond 16 epochs
-# worth its compute, and its own law would recommend 94 epochs for a billion unique tokens.
-EPOCH_CAP = 16.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,7 +63,7 @@ def allocate(
     draws: Mapping[str, np.ndarray] | None = None,
     inference_tokens: float = 0.0,
     unique_tokens: float | None = None,
-    max_epochs: float = EPOCH_CAP,
+    max_epochs: float = MOST_EPOCHS,
     at: surface.Values | None = None,
     level: float = 0.95,
 ) -> Allocation:
@@ -79,7 +76,7 @@ def allocate(
       draws: bootstrap draws of the parameters, each [R], for intervals and deadweight loss.
       inference_tokens: tokens the model will serve (arXiv:2401.00448).
       unique_tokens: distinct training tokens; the law must have U.
-      max_epochs: no recommendation beyond this many passes over them.
+      max_epochs: no recommendation beyond this many passes over them: laws of repeated data fall with D for ever.
       at: the law's other variables.
 
     Raises:

@@ -129,6 +129,9 @@ def equivalent(
         raise LabError(f"A loss in nats must be above 0, not {loss}.")
     worth, kind = _invert(law, params, loss, along, at or {})
     value = Bounded(float(worth[0]), kind[0])
+    if span is not None and value.kind == "at least":
+        # Beyond every point of the fit the form is a guess: claim no more than the data reached.
+        value = Bounded(min(value.value, span[1]), "at least")
     interval = None
     if draws is not None:
         values, kinds = _invert(law, draws, loss if loss_draws is None else loss_draws, along, at or {})
@@ -150,8 +153,9 @@ def _invert(
     root = falling_root(lambda u: height(u) - target, low, high)
     kinds: list[Kind] = ["exact" if math.isfinite(r) else "at least" if r > 0 else "at most" for r in root]
     if not all(k == "exact" for k in kinds):
-        floor, ceiling = height(high), height(low)
-        if np.any(np.nan_to_num(ceiling, nan=np.inf) < floor):
+        # A law may have no finite loss at vanishing data: then nothing is bounded there.
+        floor, ceiling = height(high), np.nan_to_num(height(low), nan=1e9, posinf=1e9)
+        if np.any(ceiling < floor):
             raise LabError(f"The loss of {law.name} rises with {along}: it cannot be inverted.")
         near_floor = falling_root(lambda u: height(u) - (floor + RESOLUTION), low, high)
         near_ceiling = falling_root(lambda u: height(u) - (ceiling - RESOLUTION), low, high)
