@@ -196,6 +196,7 @@ def write_report(demo: Demo, found: Findings, pictures: Mapping[str, Path], path
         for arm, rows in runs.groupby("arm", sort=False)
     ]
     first = runs.iloc[0]
+    minutes = runs.wall_s.sum() / 60
     where = Provenance.of(demo.path, "figures.demo", runs.run_id)
     excluded = demo.excluded.drop_duplicates("run_id")
     sections = [
@@ -207,8 +208,8 @@ def write_report(demo: Demo, found: Findings, pictures: Mapping[str, Path], path
             [
                 Text(
                     f"{len(runs)} runs of a GPT-2-style decoder at context {first.context}, {first.batch_tokens} "
-                    f"tokens a step, on {first.device}: {runs.flops_exact.sum():.2g} FLOPs in {runs.wall_s.sum() / 60:.0f} "
-                    f"minutes. The most that any text was read: {demo.table.epochs.max():.2f} epochs."
+                    f"tokens a step, on {first.device}: {runs.flops_exact.sum():.2g} FLOPs in "
+                    f"{minutes:.0f} minutes. The most that any text was read: {demo.table.epochs.max():.2f} epochs."
                 ),
                 Rows(("arm", "runs", "parameters", "tokens", "peak rate", "seconds"), arms),
                 Text(f"Runs excluded from every fit: {', '.join(excluded.exclusion) or 'none'}.", note=True),
