@@ -178,7 +178,7 @@ def test_text_folder_is_read_in_order_and_named_without_its_place(tmp_path: Path
     _write(folder / "b" / "a.txt.xz", "first")
     corpus = open_corpus(f"text:{folder}?language=fr&licence=CC0")
     assert [d.text for d in corpus.documents()] == ["first", "last\n\nparagraph"]
-    assert (corpus.name, corpus.language, corpus.licence) == ("text:books?language=fr&licence=CC0", "fr", "CC0")
+    assert (corpus.name, corpus.language, corpus.licence) == ("text:books", "fr", "CC0")
     moved = tmp_path / "there"
     folder.parent.rename(moved)
     assert open_corpus(f"text:{moved / 'books'}?language=fr&licence=CC0") == corpus

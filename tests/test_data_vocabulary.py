@@ -7,6 +7,7 @@ import random
 
 import numpy as np
 import pytest
+import sentencepiece
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -54,6 +55,12 @@ def _module_tokenizer() -> Tokenizer:
     if not _CACHED:
         _CACHED.append(train_tokenizer(ENGLISH + FRENCH, 340))
     return _CACHED[0]
+
+
+def test_pieces_are_those_of_sentencepiece_itself(english: Tokenizer) -> None:
+    processor = sentencepiece.SentencePieceProcessor(model_proto=english.files()["sentencepiece.model"])
+    for text in ["\n".join(ENGLISH), "\n a\n\nb\tc  d\n", "the \n earth"]:
+        assert english.encode(text) == processor.encode(text)
 
 
 def test_size_specials_and_counts(english: Tokenizer) -> None:

@@ -116,7 +116,9 @@ def open_corpus(spec: str) -> Corpus:
         )
     name, _, query = rest.partition("?")
     options = dict(urllib.parse.parse_qsl(query, keep_blank_values=True))
-    return openers[kind](name, options, f"?{query}" if query else "")
+    # What says where text lies or describes it is no part of the corpus's name.
+    public = {k: v for k, v in options.items() if k not in ("data_dir", "language", "licence")}
+    return openers[kind](name, options, "?" + urllib.parse.urlencode(public, safe=":") if public else "")
 
 
 def _embedded(name: str) -> Corpus:
@@ -263,10 +265,7 @@ def _tfds(name: str, options: dict[str, str], query: str) -> Corpus:
                 yield Document.of_text(text)
 
     release = f"{folder.relative_to(data_dir).as_posix()} sha256:{hashlib.sha256(info).hexdigest()[:16]}"
-    public = urllib.parse.urlencode({k: v for k, v in options.items() if k != "data_dir"}, safe=":")
-    return Corpus(
-        f"tfds:{name}{'?' + public if public else ''}", chosen["language"], chosen["licence"], "", release, documents
-    )
+    return Corpus(f"tfds:{name}{query}", chosen["language"], chosen["licence"], "", release, documents)
 
 
 def _tfds_folder(name: str, data_dir: Path) -> Path | None:

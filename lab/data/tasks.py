@@ -240,8 +240,11 @@ def _vocabulary_class() -> Any:
             return self._to_text(ids)
 
         def _encode_tf(self, s: Any) -> Any:
-            ids = tf.numpy_function(lambda b: np.array(self._to_ids(b.decode()), np.int32), [s], tf.int32)
-            return tf.ensure_shape(ids, [None])
+            def encode(text: Any) -> np.ndarray:
+                # Eagerly it is an array of one object, in a graph it is bytes.
+                return np.array(self._to_ids(np.asarray(text).item().decode()), np.int32)
+
+            return tf.ensure_shape(tf.numpy_function(encode, [s], tf.int32), [None])
 
         def _decode_tf(self, ids: Any) -> Any:
             return tf.numpy_function(lambda i: self._to_text(i.tolist()).encode(), [ids], tf.string)
