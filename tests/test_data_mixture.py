@@ -65,6 +65,16 @@ def test_bound_with_twelve_components_down_to_a_ten_thousandth_across_stages() -
     assert largest_deviation(mixture_of((0.4, rare), (0.2, rare[::-1]), (0.4, (1 / 12,) * 12)), 100_000) < 1
 
 
+@pytest.mark.slow
+def test_the_longest_runs_stay_exact_to_their_end() -> None:
+    """At the end of the longest run that is accepted, targets and integers still agree."""
+    n = 20_000_000
+    plan = ComponentPlan(mixture_of((0.99, (1 / 12,) * 12), (0.01, (0.89, *(0.01,) * 11))), n, 0)
+    realised = np.bincount(plan.components(0, n), minlength=12)
+    target = np.array([0.99 / 12 + 0.0089, *(0.99 / 12 + 1e-4,) * 11]) * n
+    assert np.abs(realised - target).max() < 1
+
+
 def test_exact_shares_are_met_exactly() -> None:
     chosen = ComponentPlan(mixture_of((1.0, (0.9, 0.1))), 1000, 0).components(0, 1000)
     assert Counter(chosen.tolist()) == {0: 900, 1: 100}
@@ -106,6 +116,8 @@ def test_mixture_refusals() -> None:
         mixture_of((0.5, (1.0,)))
     with pytest.raises(LabError, match="too wide"):
         ComponentPlan(mixture_of((1.0, (1 / 13,) * 13)), 10, 0)
+    with pytest.raises(LabError, match="too many for exact shares"):
+        ComponentPlan(mixture_of((1.0, (1 / 12,) * 12)), 10**8, 0)
     with pytest.raises(LabError, match=r"layout lacks: \['xx'\]"):
         MixtureConfig((Component("xx", Source("a", "b")),), LayoutConfig.clones(("l0",), "t"), (Stage(1.0, (1.0,)),))
 

@@ -21,9 +21,9 @@ from lab.data.order import uniform
 from lab.errors import LabError
 
 MAX_COMPONENTS = 12
-# Shares are whole multiples of 1e-9, so that all arithmetic is exact in 64-bit integers; decimal shares lose nothing.
-_UNITS = 10**9
-_MAX_SEQUENCES = 4 * 10**8
+# Shares are whole multiples of 1e-10, so that all arithmetic is exact in 64-bit integers. Decimal shares lose nothing,
+# and over the longest run allowed no other share drifts by more than the room that Tijdeman's bound leaves below 1.
+_UNITS = 10**10
 _BLOCK = 1 << 14
 _NEVER = np.int64(2**62)
 
@@ -49,8 +49,12 @@ class ComponentPlan:
             raise LabError(
                 f"A mixture of {len(mixture.components)} components is too wide.", f"Up to {MAX_COMPONENTS}."
             )
-        if n_sequences > _MAX_SEQUENCES:
-            raise LabError(f"A run of {n_sequences} sequences is too long.", f"Up to {_MAX_SEQUENCES}.")
+        finest = _denominator(len(mixture.components)) if mixture.sampling == "exact" else 1
+        if n_sequences > (longest := 2**62 // (_UNITS * finest)):
+            raise LabError(
+                f"{n_sequences:,} sequences of {len(mixture.components)} components are too many for exact shares.",
+                f"Up to {longest:,}.",
+            )
         self.n_sequences = n_sequences
         self._targets = _Targets(mixture, n_sequences)
         self._blocks: list[np.ndarray] = []
@@ -86,7 +90,7 @@ class ComponentPlan:
 
 
 class _Targets:
-    """Cumulative targets: piecewise linear in the number of sequences, in units of 1e-9 sequences."""
+    """Cumulative targets: piecewise linear in the number of sequences, in units of 1e-10 sequences."""
 
     def __init__(self, mixture: MixtureConfig, n_sequences: int):
         edges = np.cumsum([0.0, *(stage.fraction for stage in mixture.stages)])
@@ -128,7 +132,7 @@ class _Chairman:
     def __init__(self, targets: _Targets):
         self._targets = targets
         self._k = targets.shares.shape[1]
-        self._m = max(2 * self._k - 2, 1)
+        self._m = _denominator(self._k)
         self._made = [0] * self._k  # jobs released so far, by component
         self._ready: list[int] = []  # heap of deadline * k + component
         self._n = 0
@@ -170,10 +174,15 @@ class _Chairman:
         return release, np.minimum(deadline, _NEVER // MAX_COMPONENTS - 1)
 
 
+def _denominator(k: int) -> int:
+    """Of the fractions of a sequence at which jobs are released and due."""
+    return max(2 * k - 2, 1)
+
+
 def _whole_units(shares: tuple[float, ...]) -> list[int]:
-    """Shares in units of 1e-9 that sum exactly to 1: the largest remainders are rounded up."""
+    """Shares in units of 1e-10 that sum exactly to 1: the largest remainders are rounded up."""
     exact = [share * _UNITS / math.fsum(shares) for share in shares]
-    whole = [math.floor(x + 1e-6) for x in exact]
+    whole = [math.floor(x + 1e-5) for x in exact]
     by_remainder = sorted(range(len(shares)), key=lambda c: (whole[c] - exact[c], c))
     for c in by_remainder[: _UNITS - sum(whole)]:
         whole[c] += 1
