@@ -345,3 +345,28 @@ def _at_bounds(fit: Fit, z: np.ndarray) -> tuple[dict[str, np.ndarray], dict[str
     at_low = {k: z[:, i] <= low[i] + 1e-9 for i, k in enumerate(labels)}
     at_high = {k: z[:, i] >= high[i] - 1e-9 * max(1.0, abs(high[i])) for i, k in enumerate(labels)}
     return at_low, at_high
+
+
+def intervals(
+    fit: Fit, level: float = 0.95, method: Kind | Literal["profile"] | None = None, resamples: int = 1000, seed: int = 0
+) -> dict[str, Interval]:
+    """An interval for every free parameter, label -> interval.
+
+    Without a method: profile likelihood where there are fewer than 8 clusters or points are independent, else the
+    cluster bootstrap; `benchmarks/results/coverage.csv` is the reason.
+    """
+    from analysis.profile import profile
+
+    if method is None:
+        method = default_method(fit)
+    if method == "profile":
+        return {k: p.interval for k, p in profile(fit, level=level).items()}
+    draws = bootstrap(fit, resamples, method, seed)
+    return {k: draws.interval(k, level) for k in fit.params}
+
+
+def default_method(fit: Fit) -> Kind | Literal["profile"]:
+    """The method `intervals` takes when none is named."""
+    if fit.table.clustered and len(fit.table.clusters) >= FEW_CLUSTERS:
+        return "cluster"
+    return "profile"

@@ -96,9 +96,15 @@ def coefficient(name: str, unit: str = "", lower: float = 0.0, upper: float = ma
     return Parameter(name, "coefficient", lower, upper, (1e-3, 1e3), "log", unit=unit, sign=sign)
 
 
-def exponent(name: str, start: tuple[float, float] = (0.02, 1.6), lower: float = 0.0, upper: float = 20.0) -> Parameter:
-    """A power; from .01 to 3 is plausible, anything else is flagged."""
-    return Parameter(name, "shape", lower, upper, start, "linear", plausible=(0.01, 3.0))
+def exponent(
+    name: str,
+    start: tuple[float, float] = (0.02, 1.6),
+    lower: float = 0.0,
+    upper: float = 20.0,
+    plausible: tuple[float, float] = (0.01, 3.0),
+) -> Parameter:
+    """A power; values that are not plausible are flagged as degenerate."""
+    return Parameter(name, "shape", lower, upper, start, "linear", plausible=plausible)
 
 
 def positive(name: str, start: tuple[float, float], lower: float, upper: float, unit: str = "") -> Parameter:

@@ -108,9 +108,12 @@ def _descend(
         def matrix(h: Any) -> Any:
             return jnp.where(both, h / (d[:, None] * d), 0.0) + jnp.diag(jnp.where(live, s.damping, 1.0))
 
-        step, ok = _cholesky_solve(matrix(s.h), g)
-        safe, _ = _cholesky_solve(matrix(s.majorant), g)
-        step = jnp.where(ok, step, safe)
+        # Both at once: the Newton step where it exists, the majorant's otherwise.
+        both_steps, positive = jax.vmap(_cholesky_solve, in_axes=(0, None))(
+            jnp.stack([matrix(s.h), matrix(s.majorant)]), g
+        )
+        ok = positive[0]
+        step = jnp.where(ok, both_steps[0], both_steps[1])
         z = jnp.clip(s.z - jnp.where(live, step / d, 0.0), low, high)
         dz = z - s.z
         gain = -(s.g @ dz) - 0.5 * dz @ jnp.where(ok, s.h, s.majorant) @ dz

@@ -75,7 +75,9 @@ def candidates(
     shapes = [problem.parameter(k) for k in range(problem.q) if problem.parameter(k).role == "shape"]
     coefficients = [problem.parameter(k) for k in range(problem.q) if problem.parameter(k).role == "coefficient"]
     low, high = bounds(problem)
-    linear = law.log_basis({p.name: _middle(p) for p in law.parameters} | dict(constant), points.centre) is not None
+    with jax.enable_x64(True):
+        middle = {p.name: _middle(p) for p in law.parameters} | dict(constant)
+        linear = law.log_basis(middle, points.centre) is not None
     if not linear:
         return np.clip(_spread_all(problem, points, y, constant, seed), low, high)
     z_shapes = spread(shapes, seed)
