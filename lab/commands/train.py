@@ -62,14 +62,10 @@ class Train:
     def run(self) -> int:
         if not self.corpora:
             raise LabError("Name at least one corpus to train on.", "For example: lab train embedded:en")
-        from lab.devices import prepare_process
-
-        prepare_process()
         from lab.data.prepare import prepare
 
         prepared = prepare(self.corpora, self.vocab, self.vocabulary == "joint", self.root)
-        config = self.config(prepared)
-        return _train(config, self.root)
+        return _train(self.config(prepared), self.root)
 
     def config(self, prepared: Prepared) -> RunConfig:
         """The run that these arguments describe."""
@@ -142,11 +138,15 @@ def _train(config: RunConfig, root: Path) -> int:
     from rich.table import Table
 
     from lab.records import RunDir
-    from lab.train import Execution, Stopped, enable_compilation_cache, train
 
     console = Console()
     result = RunDir(root, config.run_id).result()
     if result is None:
+        from lab.devices import prepare_process
+
+        prepare_process()
+        from lab.train import Execution, Stopped, enable_compilation_cache, train
+
         enable_compilation_cache(root)
         console.print(f"Run {config.run_id}: {config.steps:,} steps, {config.tokens_seen:,} tokens.")
         try:
