@@ -153,19 +153,19 @@ def bootstrap(fit: Fit, resamples: int = 1000, kind: Kind | None = None, seed: i
     if not fit.identified:
         raise LabError(f"No interval for a fit that is {fit.status}: {fit.flags[0].text}.", "See `null_directions`.")
     view = View.of(fit.problem, fit.table)
-    starts, cells = _starts(fit, view), _cells(fit, view, seed)
+    starts, cells = starts_of(fit, view), _cells(fit, view, seed)
     parts, moved, redrawn = [], 0, 0
     for batch, again in _slabs(fit, view, kind, resamples, seed, starts):
         near = cells if batch.y.ndim == 1 else cells[:RESIDUAL_CELLS]
         batch = _with_cells(batch, near, _scores(view, batch, near))
-        z, value, ok, changed = _solve_checked(view, batch, seed)
+        z, value, ok, changed = solve_checked(view, batch, seed)
         params, _ = describe(fit.problem, view.points, batch, z)
         parts.append((z, value, ok, labelled(view, params)))
         moved += changed
         redrawn += again
     z = np.concatenate([p[0] for p in parts])
     params = {k: np.concatenate([p[3][k] for p in parts]) for k in fit.params}
-    low, high = _at_bounds(fit, z)
+    low, high = at_bounds(fit, z)
     return Draws(
         fit, kind, params, low, high, np.concatenate([p[1] for p in parts]), np.concatenate([p[2] for p in parts]),
         moved, redrawn, _flags(fit, kind), time.perf_counter() - began, z,
@@ -174,16 +174,21 @@ def bootstrap(fit: Fit, resamples: int = 1000, kind: Kind | None = None, seed: i
 
 def _flags(fit: Fit, kind: str) -> tuple[Flag, ...]:
     count = len(fit.table.clusters)
-    if kind == "cluster" and count < FEW_CLUSTERS:
-        return (
-            Flag("few clusters", f"{count} clusters are too few for a cluster bootstrap: use the profile likelihood"),
-        )
+    if kind == "cluster":
+        return few_clusters(count)
     if kind != "cluster" and fit.table.clustered:
         return (Flag("clusters ignored", f"points of one of {count} clusters were treated as independent"),)
     return ()
 
 
-def _starts(fit: Fit, view: View) -> np.ndarray:
+def few_clusters(count: int) -> tuple[Flag, ...]:
+    if count >= FEW_CLUSTERS:
+        return ()
+    text = f"{count} clusters are too few for a cluster bootstrap: use the profile likelihood"
+    return (Flag("few clusters", text),)
+
+
+def starts_of(fit: Fit, view: View) -> np.ndarray:
     """Starts of every resample [S, q]: the optimum and the other minima of the table itself."""
     near = [m for m in fit.minima if m.objective <= 1.3 * fit.value][:3]
     others = []
@@ -294,11 +299,13 @@ def _draw(rng: np.random.Generator, strata: list[np.ndarray], units: int, count:
     return counts
 
 
-def _solve_checked(view: View, batch: Batch, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]:
+def solve_checked(view: View, batch: Batch, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]:
     """Optima of a batch; any fit for which another's optimum scores lower than its own is solved again from there."""
     solution = solve(view.problem, view.points, batch)
     z, value, ok = solution.z.copy(), solution.value.copy(), solution.converged.copy()
     moved = np.zeros(len(z), bool)
+    if any(np.ptp(v) > 0 for v in batch.constant.values()):
+        return z, value, ok, 0  # each fit has its own frozen values: another's optimum says nothing about it
     size = LIBRARY if batch.y.ndim == 1 else LIBRARY // 16
     for attempt in range(3):
         rng = np.random.default_rng([seed, attempt])
@@ -339,7 +346,7 @@ def _rho(view: View, r: np.ndarray) -> np.ndarray:
     return np.asarray(inside * (size - 0.5 * inside))
 
 
-def _at_bounds(fit: Fit, z: np.ndarray) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+def at_bounds(fit: Fit, z: np.ndarray) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
     low, high = bounds(fit.problem)
     labels = [f.label(fit.table.groups) for f in fit.problem.free]
     at_low = {k: z[:, i] <= low[i] + 1e-9 for i, k in enumerate(labels)}
