@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 import fcntl
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from analysis.compare import scale_of
+from analysis.fitting import fit
+from analysis.law import Law
+from analysis.objective import Objective
 from analysis.table import Table
 from lab.errors import LabError
 
@@ -54,3 +59,67 @@ def open_once(path: Path, table: Table, test: np.ndarray, question: Mapping[str,
         entry = {"rows": identity, "opened": now, "count": int(test.sum()), "question": dict(question)}
         file.write(json.dumps(entry) + "\n")
     return identity
+
+
+@dataclasses.dataclass(frozen=True)
+class Examination:
+    """The one look at the held-out rows.
+
+    Attributes:
+      law: the law that was chosen before.
+      rows: how many were held out.  identity: of those rows, as in the ledger.
+      mape, rmse, bias: relative errors of its predictions, fitted to the other rows only.
+      status: of that fit.
+    """
+
+    law: str
+    rows: int
+    identity: str
+    mape: float
+    rmse: float
+    bias: float
+    status: str
+
+
+def held_out(table: Table, above: float) -> np.ndarray:
+    """Mask [n] of the rows whose scale lies above `above`.
+
+    Raises:
+      LabError: when that is none or all of them.
+    """
+    scale = scale_of(table)
+    test = scale > above
+    if not test.any() or test.all():
+        raise LabError(
+            f"{int(test.sum())} of {table.n} rows lie above {above:.3g}.",
+            f"Scales: {scale.min():.3g} to {scale.max():.3g}.",
+        )
+    return np.asarray(test)
+
+
+def examine(
+    path: Path,
+    table: Table,
+    law: Law,
+    above: float,
+    *,
+    objective: str | Objective | None = None,
+    delta: float | None = None,
+    shared: Sequence[str] = (),
+) -> Examination:
+    """Fits `law` to the rows up to scale `above` and predicts those beyond, once; the ledger keeps the second look out.
+
+    The fit comes first: what fails before the rows are opened does not cost the look.
+
+    Raises:
+      LabError: as `fit`, `held_out` and `open_once` do.
+    """
+    test = held_out(table, above)
+    inside = dataclasses.replace(table, weight=table.weight * ~test)
+    one = fit(inside, law, objective=objective, delta=delta, shared=shared)
+    identity = open_once(path, table, test, {"law": law.name, "above": above, "table": table.source})
+    ratio = one.fitted[test] / table.loss[test]
+    return Examination(
+        law.name, int(test.sum()), identity, float(np.mean(np.abs(ratio - 1))),
+        float(np.sqrt(np.mean(np.log(ratio) ** 2))), float(np.mean(ratio - 1)), one.status,
+    )  # fmt: skip

@@ -9,13 +9,18 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from analysis import design
 from analysis.law import Law
+from analysis.table import read
 from lab.errors import LabError
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 SIZES = 8
 RATIOS = (5.0, 10.0, 20.0, 40.0, 80.0, 160.0, 320.0, 640.0)
@@ -171,3 +176,37 @@ def _exchange(rows: np.ndarray, cost: np.ndarray, aim: np.ndarray | None, budget
         if not changed:
             break
     return np.flatnonzero(inside)
+
+
+def read_plan(
+    data: pd.DataFrame | str | Path, law: Law, columns: Mapping[str, str] | None = None, group: str | None = None
+) -> tuple[dict[str, np.ndarray], list[str] | None]:
+    """The law's variables and the groups of planned runs, from a table without losses.
+
+    Args:
+      columns: variable name -> column, where they differ from the law's names and aliases.
+
+    Raises:
+      LabError: for a missing column or values that are not numbers.
+    """
+    import pandas as pd
+
+    frame = read(data) if isinstance(data, (str, Path)) else data
+    present = [str(c) for c in frame.columns]
+    wanted = dict(columns or {})
+    out = {}
+    for variable in law.variables:
+        names = [wanted[variable.name]] if variable.name in wanted else [variable.name, *variable.aliases]
+        found = [c for c in names if c in present]
+        if not found and variable.default is not None:
+            continue
+        if not found or (len(found) > 1 and found[0] != variable.name):
+            what = f"several columns for {variable.name}: {', '.join(found)}" if found else f"no column {names[0]!r}"
+            raise LabError(f"The plan has {what} ({variable.unit}).", f"Name it. It has: {', '.join(present)}.")
+        values = pd.to_numeric(frame[found[0]], errors="coerce").to_numpy(float)
+        if np.isnan(values).any():
+            raise LabError(f"Column {found[0]!r} of the plan is not a number in row {int(np.isnan(values).argmax())}.")
+        out[variable.name] = values
+    if group is not None and group not in present:
+        raise LabError(f"The plan has no column {group!r} (the group).", f"It has: {', '.join(present)}.")
+    return out, None if group is None else [str(v) for v in frame[group]]
