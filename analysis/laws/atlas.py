@@ -22,7 +22,8 @@ from analysis.law import (
     positive,
 )  # fmt: skip
 from analysis.laws._options import define
-from analysis.laws.repetition import UNIQUE, UNLIMITED, log_saturated
+from analysis.laws.constrained import repeated
+from analysis.laws.repetition import UNIQUE, UNLIMITED
 
 # Interference may cost target tokens (tau < 0) but never leaves less than this share of their worth.
 LEAST_SHARE = 1e-3
@@ -57,12 +58,9 @@ class Atlas(Law):
 
     def log_effective_tokens(self, p: Params, x: Columns) -> jax.Array:
         """log D_eff, [n]."""
-        target = log_saturated(x["D"], x["U"], 1 / p["lam"])
-        help_ = sum(
-            p[f"tau_{s}"] * jnp.exp(log_saturated(x[f"D_{s}"], x[f"U_{s}"], 1 / p["lam"]) - target)
-            for s in self.sources
-        )
-        return target + jnp.log(jnp.maximum(1.0 + help_, LEAST_SHARE))
+        target = repeated(x["D"], x["U"], 1 / p["lam"])
+        sources = sum(p[f"tau_{s}"] * repeated(x[f"D_{s}"], x[f"U_{s}"], 1 / p["lam"]) for s in self.sources)
+        return jnp.log(target) + jnp.log(jnp.maximum(1.0 + sources / target, LEAST_SHARE))
 
     def log_basis(self, p: Params, x: Columns) -> dict[str, Any]:
         data = -p["beta"] * self.log_effective_tokens(p, x)

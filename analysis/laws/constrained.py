@@ -6,7 +6,20 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from analysis.law import Columns, D, Law, N, Params, Published, Variable, coefficient, exponent, positive
+from analysis.law import (
+    Claim,
+    Columns,
+    D,
+    Law,
+    N,
+    Params,
+    Published,
+    Variable,
+    coefficient,
+    exponent,
+    falls_with,
+    positive,
+)
 from analysis.optimum import search
 from lab.errors import LabError
 
@@ -75,6 +88,10 @@ class DataConstrained(Law):
         best = search(self, p, flops, x)
         most = MOST_EPOCHS * float(x["U"])
         return best if best["D"] <= most else {"N": flops / (6 * most), "D": most}
+
+    def claims(self) -> tuple[Claim, ...]:
+        # Both effects saturate: many half-lives on, the loss is flat to rounding.
+        return (falls_with(self, N, strictly=False), falls_with(self, D, strictly=False))
 
 
 LAWS = (DataConstrained(),)

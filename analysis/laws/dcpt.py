@@ -65,7 +65,7 @@ class DCPT(Law):
             def loss(d: float, r: float) -> Any:
                 return jnp.exp(self.log_pred(p, {**x, "D": d * x["D"], "r": r * x["r"]}))
 
-            return jnp.where(x["r"] > 0, loss(1.01, 1.0) + loss(1.0, 0.99) - loss(1.0, 1.0) - loss(1.01, 0.99), jnp.inf)
+            return jnp.where(x["r"] > 0, loss(1.0, 1.0) + loss(1.01, 0.99) - loss(1.01, 1.0) - loss(1.0, 0.99), jnp.inf)
 
         return (
             falls_with(self, N),

@@ -1,7 +1,8 @@
-"""A scarce target corpus repeated inside a mixture, and how much a repeated token is worth."""
+"""A scarce target corpus repeated inside a mixture."""
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import jax
@@ -21,23 +22,11 @@ from analysis.law import (
     falls_with,
     positive,
 )
+from analysis.laws.constrained import U, repeated
 
 # Unique tokens of a corpus that is never repeated: a table without the column has this.
 UNLIMITED = 1e30
-UNIQUE = Variable("U", "unique tokens", ("unique", "unique_tokens"), default=UNLIMITED)
-
-
-def log_saturated(tokens: Any, unique: Any, half_life: Any) -> jax.Array:
-    """log of the tokens that `tokens` drawn from `unique` are worth: themselves up to one epoch, then
-    unique * (1 + R (1 - exp(-(epochs - 1) / R))) with R the half-life in epochs (arXiv:2305.16264, eq. 5).
-
-    arXiv:2510.22037 writes it with lam = 1/R. Tokens may be 0 (the log is then that of 1e-300). Shape [n].
-    """
-    repeated = tokens > unique
-    # Both branches of `where` are differentiated: keep the one not taken finite.
-    epochs = jnp.where(repeated, tokens / jnp.where(repeated, unique, 1.0), 1.0)
-    worth = -half_life * jnp.expm1(-(epochs - 1) / half_life)
-    return jnp.log(jnp.maximum(jnp.minimum(tokens, unique), 1e-300)) + jnp.log1p(worth)
+UNIQUE = dataclasses.replace(U, default=UNLIMITED)
 
 
 class RepetitionMixture(Law):
@@ -67,7 +56,7 @@ class RepetitionMixture(Law):
     )
 
     def log_basis(self, p: Params, x: Columns) -> dict[str, Any]:
-        log_n, log_d = jnp.log(x["N"]), log_saturated(x["h"] * x["D"], x["U"], p["r1"])
+        log_n, log_d = jnp.log(x["N"]), jnp.log(repeated(x["h"] * x["D"], x["U"], p["r1"]))
         return {
             "E": 0.0,
             "C": -p["beta"] * log_n,
