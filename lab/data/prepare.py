@@ -12,8 +12,11 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import multiprocessing
 import re
+import sys
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -95,7 +98,7 @@ def prepare(corpora: Sequence[str], vocab_size: int, joint: bool = False, root: 
             tokenizers = {c.name: tokenizer for c in unique}
         else:
             tokenizers = {c.name: _tokenizer([c], vocab_size, root, progress) for c in unique}
-        stores = {c.name: _store(c, tokenizers[c.name], root, progress) for c in unique}
+    stores = {c.name: _store(spec, c, tokenizers[c.name], root) for spec, c in opened.items()}
     return Prepared(stores, tokenizers, {spec: c.name for spec, c in opened.items()})
 
 
@@ -171,7 +174,7 @@ def _sample(corpus: Corpus, characters: int) -> Iterator[str]:
         characters -= len(document.text)
 
 
-def _store(corpus: Corpus, tokenizer: Tokenizer, root: Path, progress: Progress) -> TokenStore:
+def _store(spec: str, corpus: Corpus, tokenizer: Tokenizer, root: Path) -> TokenStore:
     key = fingerprint([corpus.name, corpus.release, tokenizer.hash, splits.RULE, FORMAT])
     slug = re.sub(r"\W+", "-", corpus.name).strip("-")[:60]
     folder = root / "data" / "stores" / f"{slug}-{key}"
@@ -179,33 +182,45 @@ def _store(corpus: Corpus, tokenizer: Tokenizer, root: Path, progress: Progress)
         try:
             return TokenStore.open(folder)
         except LabError as error:
-            progress.console.print(f"{error.problem} It is written anew.")
-    task = progress.add_task(f"{corpus.name}: loading TensorFlow", total=None)
-    from lab.data.tasks import register_corpus, run_task
+            Console(stderr=True).print(f"{error.problem} It is written anew.")
+    if "tensorflow" in sys.modules:
+        _write(spec, tokenizer, folder)
+    else:
+        # TensorFlow takes most of a gigabyte for good: in a process of its own, it is gone before training begins.
+        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as apart:
+            apart.submit(_write, spec, tokenizer, folder).result()
+    return TokenStore.open(folder)
 
-    header = StoreHeader(
-        corpus=corpus.name,
-        language=corpus.language,
-        licence=corpus.licence,
-        release=corpus.release,
-        parallel=corpus.parallel,
-        split_rule=splits.RULE,
-        tokenizer=tokenizer.hash,
-        piece_bytes=tuple(tokenizer.byte_lengths.tolist()),
-    )
 
-    def records() -> Iterator[tuple[str, str, np.ndarray]]:
-        tokens = 0
-        for split, key, ids in run_task(register_corpus(corpus, tokenizer)):
-            tokens += len(ids)
-            progress.update(task, description=f"{corpus.name}: {tokens:,} tokens")
-            yield split, key, ids
+def _write(spec: str, tokenizer: Tokenizer, folder: Path) -> None:
+    """Runs the corpus's seqio Task into the store `folder`."""
+    with _progress() as progress:
+        corpus = open_corpus(spec)
+        task = progress.add_task(f"{corpus.name}: loading TensorFlow", total=None)
+        from lab.data.tasks import register_corpus, run_task
 
-    store = write_store(folder, header, records(), tokenizer.files())
-    progress.remove_task(task)
-    total = sum(counts.tokens for counts in store.manifest.splits.values())
-    progress.console.print(f"{corpus.name}: wrote {total:,} tokens to {folder}")
-    return store
+        header = StoreHeader(
+            corpus=corpus.name,
+            language=corpus.language,
+            licence=corpus.licence,
+            release=corpus.release,
+            parallel=corpus.parallel,
+            split_rule=splits.RULE,
+            tokenizer=tokenizer.hash,
+            piece_bytes=tuple(tokenizer.byte_lengths.tolist()),
+        )
+
+        def records() -> Iterator[tuple[str, str, np.ndarray]]:
+            tokens = 0
+            for split, key, ids in run_task(register_corpus(corpus, tokenizer)):
+                tokens += len(ids)
+                progress.update(task, description=f"{corpus.name}: {tokens:,} tokens")
+                yield split, key, ids
+
+        store = write_store(folder, header, records(), tokenizer.files())
+        progress.remove_task(task)
+        total = sum(counts.tokens for counts in store.manifest.splits.values())
+        progress.console.print(f"{corpus.name}: wrote {total:,} tokens to {folder}")
 
 
 def _progress() -> Progress:
