@@ -45,7 +45,7 @@ class Prepare:
 
     corpora: Annotated[tuple[str, ...], tyro.conf.Positional]
     """Corpora, such as embedded:en, 'text:novels.txt.xz?split=blank2' or tfds:my_set."""
-    vocab_size: int = 1024
+    vocab: int = 1024
     """Pieces of each tokenizer."""
     joint: bool = False
     """Train one tokenizer over all the corpora instead of one for each."""
@@ -55,7 +55,7 @@ class Prepare:
     def run(self) -> int:
         from lab.data.prepare import prepare
 
-        prepared = prepare(self.corpora, self.vocab_size, self.joint, self.root)
+        prepared = prepare(self.corpora, self.vocab, self.joint, self.root)
         _print_stores(list(prepared.stores.values()))
         return 0
 
