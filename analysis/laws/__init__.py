@@ -1,6 +1,6 @@
 """The laws, one file a family; every module here that has a tuple `LAWS` adds its laws by name.
 
-    laws.get("chinchilla")   laws.get("atlas:sources=fr,de")   laws.load("./mylaw.py:MyLaw")   laws.names()
+laws.get("chinchilla")   laws.get("atlas:sources=fr,de")   laws.load("./mylaw.py:MyLaw")   laws.names()
 """
 
 from __future__ import annotations
