@@ -316,7 +316,7 @@ def test_commands_print_tables(
     assert set(COMMANDS) == {"list", "prepare", "show"} and all(c.__doc__ for c in COMMANDS.values())
     assert COMMANDS["list"]().run() == 0
     assert "embedded:enm" in capsys.readouterr().out
-    assert COMMANDS["prepare"](tuple(texts), vocab_size=350, root=root).run() == 0
+    assert COMMANDS["prepare"](tuple(texts), vocab=350, root=root).run() == 0
     assert COMMANDS["show"](root=root, sample=8).run() == 0
     shown = capsys.readouterr().out
     store = prepared.store(texts[1])
