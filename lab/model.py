@@ -25,6 +25,8 @@ from flax import linen as nn
 
 from lab import ops
 from lab.config import ModelConfig
+from lab.errors import LabError
+from lab.sharding import gathered, spread_batch
 
 Params: TypeAlias = dict[str, Any]
 
@@ -54,11 +56,14 @@ def apply(
     """Logits [B, T, V] in float32 for the token after each position.
 
     Args:
-      cfg: the shape; T is at most `cfg.context` for learned positions.
+      cfg: the shape.
       params: a tree that `init` made.
       tokens_BxT: ids in [0, cfg.vocab).
       remat: recompute each layer in the backward pass instead of storing its activations.
       compute_dtype: of activations and matmul operands; by default bfloat16 on accelerators, float32 on CPU.
+
+    Raises:
+      LabError: if T exceeds `cfg.context` and positions are learned.
     """
     h_BxTxD, head_DxV = _hidden(cfg, params, tokens_BxT, remat, compute_dtype)
     return ops.matmul(h_BxTxD, head_DxV, out_dtype=jnp.float32)
@@ -98,6 +103,8 @@ def mean_nats(
 def _hidden(
     cfg: ModelConfig, params: Params, tokens_BxT: jax.Array, remat: bool, compute_dtype: Any
 ) -> tuple[jax.Array, jax.Array]:
+    if cfg.family == "gpt2" and tokens_BxT.shape[1] > cfg.context:
+        raise LabError(f"Sequences of {tokens_BxT.shape[1]} tokens exceed the model's context of {cfg.context}.")
     dtype = ops.compute_dtype() if compute_dtype is None else jnp.dtype(compute_dtype)
     out: Any = _Decoder(cfg, dtype, remat).apply({"params": params}, tokens_BxT)
     h_BxTxD, head_DxV = out
@@ -174,7 +181,7 @@ class _Block(nn.Module):
         centred = self.cfg.family == "gpt2"
         x = x + _Attention(self.cfg, name="attn")(_Norm(centred, name="norm1")(x))
         x = x + _Mlp(self.cfg, name="mlp")(_Norm(centred, name="norm2")(x))
-        return x, None
+        return spread_batch(x), None
 
 
 class _Embed(nn.Module):
@@ -185,11 +192,11 @@ class _Embed(nn.Module):
     def __call__(self, tokens_BxT: jax.Array) -> jax.Array:
         cfg = self.cfg
         table_VxD = self.param("tokens", _normal(INIT_STD), (cfg.vocab, cfg.d_model))
-        x_BxTxD = table_VxD[tokens_BxT]
+        x_BxTxD = gathered(table_VxD)[tokens_BxT]
         if cfg.family == "gpt2":
             positions = self.param("positions", _normal(INIT_STD), (cfg.context, cfg.d_model))
             x_BxTxD = x_BxTxD * math.sqrt(cfg.d_model) + positions[: tokens_BxT.shape[1]]
-        return x_BxTxD.astype(self.dtype)
+        return spread_batch(x_BxTxD.astype(self.dtype))
 
 
 class _Decoder(nn.Module):

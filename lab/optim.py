@@ -74,9 +74,8 @@ def learning_rate(hyper: Hyper, step: Any) -> jax.Array:
     """
     s = jnp.asarray(step, jnp.float32)
     S, W, C = (jnp.asarray(n, jnp.float32) for n in (hyper.total_steps, hyper.warmup_steps, hyper.cooldown_steps))
-    warm = jnp.minimum(s, W) / jnp.maximum(W, 1)
-    warm = jnp.where(W > 0, warm, 1.0)
-    cosine = 0.5 * (1 + jnp.cos(jnp.pi * jnp.minimum(s, S) / S))
+    warm = jnp.where(W > 0, jnp.minimum(s, W) / jnp.maximum(W, 1), 1.0)
+    cosine = 0.5 * (1 + jnp.cos(jnp.pi * jnp.minimum(s, S) / jnp.maximum(S, 1)))
     wsd = 1 - jnp.sqrt(jnp.clip((s - 1 - (S - C)) / jnp.maximum(C, 1), 0, 1))
     fall = jnp.select([jnp.equal(hyper.schedule, i) for i in range(3)], [cosine, wsd, jnp.ones_like(s)])
     return jnp.asarray(hyper.peak_lr * warm * (hyper.final_lr + (1 - hyper.final_lr) * fall), jnp.float32)

@@ -7,12 +7,14 @@ tree with the parameters' names are placed by one table of regular expressions o
 
 from __future__ import annotations
 
+import contextlib
 import math
 import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
@@ -52,7 +54,7 @@ def make_mesh(
     return Mesh(np.array(available[:need]).reshape(shape), AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 
-def param_spec(path: str, shape: Sequence[int], mesh: Mesh) -> PartitionSpec:
+def param_spec(path: str, shape: Sequence[int], mesh: Mesh | jax.sharding.AbstractMesh) -> PartitionSpec:
     """Where one leaf of one run goes: the first rule that matches `path`, less the axes that do not divide `shape`.
 
     Args:
@@ -85,26 +87,31 @@ def put_batches(mesh: Mesh, batches_KxRxBxT1: np.ndarray) -> jax.Array:
 
 
 def over_runs(mesh: Mesh, one_run: Callable[..., Any], in_axes: Sequence[int], out_axes: Any) -> Callable[..., Any]:
-    """Turns a function of one run into a function of a pack, where `in_axes` and `out_axes` say which axis is the run.
+    """Turns a function of one run into a function of a pack.
 
-    Each device group of the mesh's `run` axis works on its own runs, without any communication. A group that holds one
-    run drops the axis (a mapped axis of length 1 still costs); one that holds several maps over them.
+    Each device of a mesh whose only long axis is `run` works on its own runs, without any communication; it drops the
+    run axis if it holds one run (a mapped axis of length 1 still costs) and maps over it if it holds several. On other
+    meshes the compiler splits each run over its devices.
+
+    Args:
+      mesh: of `make_mesh`.
+      one_run: takes and returns trees without a run axis.
+      in_axes: which axis of each argument is the run.
+      out_axes: which axis the run becomes in the result: an int, or a tuple for a tuple of results.
     """
+    run_only = mesh.size == mesh.shape["run"]
 
     def local(*args: Any) -> Any:
         size = jax.tree.leaves(args[0])[0].shape[in_axes[0]]
-        if size > 1:
-            return jax.vmap(one_run, tuple(in_axes), out_axes)(*args)
-        solo = [jax.tree.map(lambda x, a=a: x.squeeze(a), arg) for arg, a in zip(args, in_axes, strict=True)]
-        out = one_run(*solo)
+        with contextlib.nullcontext() if run_only else jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+            if size > 1:
+                return jax.vmap(one_run, tuple(in_axes), out_axes, spmd_axis_name=None if run_only else "run")(*args)
+            out = one_run(*(_map_axis(jnp.squeeze, arg, axis) for arg, axis in zip(args, in_axes, strict=True)))
         if isinstance(out_axes, int):
-            return jax.tree.map(lambda x: jax.numpy.expand_dims(x, out_axes), out)
-        return tuple(
-            jax.tree.map(lambda x, a=a: jax.numpy.expand_dims(x, a), part)
-            for part, a in zip(out, out_axes, strict=True)
-        )
+            return _map_axis(jnp.expand_dims, out, out_axes)
+        return tuple(_map_axis(jnp.expand_dims, part, axis) for part, axis in zip(out, out_axes, strict=True))
 
-    if mesh.shape["run"] == 1:
+    if mesh.size == 1 or not run_only:
         return local
 
     def spec(axis: int) -> PartitionSpec:
@@ -115,6 +122,26 @@ def over_runs(mesh: Mesh, one_run: Callable[..., Any], in_axes: Sequence[int], o
         mesh=mesh,
         in_specs=tuple(spec(a) for a in in_axes),
         out_specs=spec(out_axes) if isinstance(out_axes, int) else tuple(spec(a) for a in out_axes),
-        axis_names={"run"},
         check_vma=False,
     )
+
+
+def _map_axis(change: Callable[[jax.Array, int], jax.Array], tree: Any, axis: int) -> Any:
+    return jax.tree.map(lambda leaf: change(leaf, axis), tree)
+
+
+def spread_batch(x_BxTxD: jax.Array) -> jax.Array:
+    """Keeps activations split by sequence in a function that `over_runs` runs on a mesh; elsewhere does nothing."""
+    return _constrain(x_BxTxD, P(("data", "fsdp")))
+
+
+def gathered(table_VxD: jax.Array) -> jax.Array:
+    """Brings a sharded table together for lookups, which XLA cannot split well by rows or columns."""
+    return _constrain(table_VxD, P())
+
+
+def _constrain(x: jax.Array, spec: PartitionSpec) -> jax.Array:
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or mesh.size == mesh.shape.get("run", 1):
+        return x
+    return jax.lax.with_sharding_constraint(x, spec)
