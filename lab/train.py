@@ -13,11 +13,13 @@ from typing import Any, Protocol
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 
 from lab import optim, step
 from lab.checkpoint import Checkpoints
 from lab.config import RunConfig, canonical
 from lab.data.stream import chain
+from lab.errors import LabError
 from lab.evaluate.languages import evaluate
 from lab.pack import PackPlan, Placement, plan_pack
 from lab.records import RunDir, atomic_write, locked, read_json, write_json
@@ -37,11 +39,21 @@ class Execution:
       root: folder for everything the laboratory writes.
       slots: runs trained side by side.
       checkpoint_every_s: seconds between checkpoints: what a kill can cost.
+      data, fsdp, model: devices that share each run: its batch, its batch and parameters, its matrices.
     """
 
     root: Path
     slots: int
     checkpoint_every_s: float = 30.0
+    data: int = 1
+    fsdp: int = 1
+    model: int = 1
+
+    def mesh(self, slots: int) -> Mesh:
+        """The mesh for `slots` runs: as many device groups as there are and as divide the slots evenly."""
+        available = max(1, len(jax.devices()) // (self.data * self.fsdp * self.model))
+        groups = max(g for g in range(1, available + 1) if slots % g == 0)
+        return make_mesh(groups, self.data, self.fsdp, self.model)
 
 
 class Observer(Protocol):
@@ -65,9 +77,10 @@ class Trainer:
         self.execution = execution
         self.observer = observer
         model = runs[0].model
-        # As many device groups as divide the slots: each holds the same number of runs.
-        groups = math.gcd(plan.slots, len(jax.devices()))
-        self.program = step.Program(model, make_mesh(run=groups))
+        shared = execution.data * execution.fsdp
+        if runs[0].batch % shared:
+            raise LabError(f"A batch of {runs[0].batch} sequences cannot be cut over {shared} devices.")
+        self.program = step.Program(model, execution.mesh(plan.slots))
         self.directory = pack_dir(execution.root, plan)
         self.checkpoints = Checkpoints(self.directory / "checkpoints", {"model": canonical(model)})
         self.state = step.init_state(self.program, [0] * plan.slots)

@@ -56,6 +56,12 @@ class Train:
     """Largest gradient norm; not clipped by default."""
     seed: int = 0
     """Seed of the parameters and of the order of examples."""
+    data: int = 1
+    """Devices that share each batch."""
+    fsdp: int = 1
+    """Devices that share each batch and hold a part of the parameters each."""
+    tensor: int = 1
+    """Devices that share each matrix."""
     root: Path = Path("out")
     """Folder for everything the laboratory writes."""
 
@@ -65,7 +71,7 @@ class Train:
         from lab.data.prepare import prepare
 
         prepared = prepare(self.corpora, self.vocab, self.vocabulary == "joint", self.root)
-        return _train(self.config(prepared), self.root)
+        return self._train(self.config(prepared))
 
     def config(self, prepared: Prepared) -> RunConfig:
         """The run that these arguments describe."""
@@ -89,14 +95,56 @@ class Train:
             seed_data=self.seed,
         )
 
+    def _train(self, config: RunConfig) -> int:
+        from rich.console import Console
+        from rich.table import Table
+
+        from lab.records import RunDir
+
+        console, root = Console(), self.root
+        result = RunDir(root, config.run_id).result()
+        if result is None:
+            from lab.devices import prepare_process
+
+            share = self.data * self.fsdp * self.tensor
+            prepare_process(host_devices=share, collectives=share > 1)
+            from lab.train import Execution, Stopped, enable_compilation_cache, train
+
+            enable_compilation_cache(root)
+            console.print(f"Run {config.run_id}: {config.steps:,} steps, {config.tokens_seen:,} tokens.")
+            try:
+                with _Bar(config, console) as bar:
+                    execution = Execution(root, slots=1, data=self.data, fsdp=self.fsdp, model=self.tensor)
+                    train([config], execution, bar)
+            except Stopped:
+                console.print("Stopped; everything is saved. Run the same command again to go on.")
+                return 143
+            result = RunDir(root, config.run_id).result()
+            assert result is not None
+        if result["run"]["status"] == "diverged":
+            raise LabError(f"Run {config.run_id} {result['run']['exclusion']}.", "Lower --lr, or set --clip 1.")
+        table = Table(title=f"{root / 'runs' / config.run_id}")
+        for heading in ("language", "tokens", "nats per token", "bits per byte", "perplexity"):
+            table.add_column(heading, justify="left" if heading == "language" else "right")
+        for e in result["evaluations"]:
+            table.add_row(
+                e["language"],
+                f"{e['tokens_language']:,}",
+                f"{e['loss']:.4f}",
+                f"{e['bits_per_byte']:.4f}",
+                f"{e['ppl']:.2f}",
+            )
+        console.print(table)
+        return 0
+
     def _mixture(self, prepared: Prepared) -> MixtureConfig:
-        from lab.config import Component, LanguageIds, LayoutConfig, MixtureConfig, Stage
+        from lab.config import Component, LanguageIds, LayoutConfig, MixtureConfig, Sharing, Stage
 
         names = _language_names(self.corpora)
-        sharing: dict[Vocabulary, Any] = {"disjoint": "own", "merged": "pieces", "joint": "same"}
+        sharing: dict[Vocabulary, Sharing] = {"disjoint": "own", "merged": "pieces", "joint": "same"}
         entries, components = [], []
         for i, (corpus, name) in enumerate(zip(self.corpora, names, strict=True)):
-            how = "own" if i == 0 else sharing[self.vocabulary]
+            how: Sharing = "own" if i == 0 else sharing[self.vocabulary]
             entries.append(LanguageIds(name, prepared.tokenizer(corpus).hash, how))
             components.append(Component(name, prepared.source(corpus)))
         for k in range(1, self.clones + 1):
@@ -131,47 +179,6 @@ def parse_count(text: str) -> float:
     if not value > 0:
         raise LabError(f"The number of tokens must be above 0, not {text}.")
     return value
-
-
-def _train(config: RunConfig, root: Path) -> int:
-    from rich.console import Console
-    from rich.table import Table
-
-    from lab.records import RunDir
-
-    console = Console()
-    result = RunDir(root, config.run_id).result()
-    if result is None:
-        from lab.devices import prepare_process
-
-        prepare_process()
-        from lab.train import Execution, Stopped, enable_compilation_cache, train
-
-        enable_compilation_cache(root)
-        console.print(f"Run {config.run_id}: {config.steps:,} steps, {config.tokens_seen:,} tokens.")
-        try:
-            with _Bar(config, console) as bar:
-                train([config], Execution(root, slots=1), bar)
-        except Stopped:
-            console.print("Stopped; everything is saved. Run the same command again to go on.")
-            return 143
-        result = RunDir(root, config.run_id).result()
-        assert result is not None
-    if result["run"]["status"] == "diverged":
-        raise LabError(f"Run {config.run_id} {result['run']['exclusion']}.", "Lower --lr, or set --clip 1.")
-    table = Table(title=f"{root / 'runs' / config.run_id}")
-    for heading in ("language", "tokens", "nats per token", "bits per byte", "perplexity"):
-        table.add_column(heading, justify="left" if heading == "language" else "right")
-    for e in result["evaluations"]:
-        table.add_row(
-            e["language"],
-            f"{e['tokens_language']:,}",
-            f"{e['loss']:.4f}",
-            f"{e['bits_per_byte']:.4f}",
-            f"{e['ppl']:.2f}",
-        )
-    console.print(table)
-    return 0
 
 
 class _Bar:
