@@ -40,7 +40,7 @@ class Atlas(Law):
     """
 
     sources: tuple[str, ...] = ("other",)
-    source = "Longpre et al. 2025, arXiv:2510.22037, section 3"
+    source = "Longpre et al. 2025, arXiv:2510.22037, the adaptive transfer law"
 
     def __post_init__(self) -> None:
         seen = (Variable(f"D_{s}", f"tokens of {s}", lower=-1e-12) for s in self.sources)
@@ -71,7 +71,7 @@ class AtlasCurse(Law):
     """L = E + A K^phi/N^alpha + B K^psi/D^beta for K languages of D tokens each; psi < 0 is positive transfer."""
 
     name = "atlas-curse"
-    source = "Longpre et al. 2025, arXiv:2510.22037, section 5"
+    source = "Longpre et al. 2025, arXiv:2510.22037, the curse of multilinguality"
     variables = (N, D, Variable("K", "number of languages", ("k", "languages", "num_languages")))
     parameters = (
         coefficient("E", "nats"),
@@ -84,7 +84,7 @@ class AtlasCurse(Law):
     )
     published = (
         Published(
-            "arXiv:2510.22037, section 5",
+            "arXiv:2510.22037",
             {"phi": 0.11, "psi": -0.04, "alpha": 0.453, "beta": 0.147},
             "phi and psi printed; alpha and beta follow from its iso-loss exponents .243 (N) and .728 (all tokens)",
         ),
@@ -111,7 +111,7 @@ class IsoLoss:
 
 def iso_loss(p: Params, factor: float) -> IsoLoss:
     """What K -> factor * K asks for under `AtlasCurse`: N by factor^(phi/alpha), tokens a language by
-    factor^(psi/beta) (arXiv:2510.22037, section 5)."""
+    factor^(psi/beta) (arXiv:2510.22037)."""
     n, d = factor ** (p["phi"] / p["alpha"]), factor ** (p["psi"] / p["beta"])
     return IsoLoss(n, d, factor * d, n * factor * d)
 

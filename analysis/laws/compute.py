@@ -20,9 +20,11 @@ class Frontier(Law):
     parameters = (coefficient("E", "nats"), coefficient("A"), exponent("gamma", (0.01, 0.6)))
     published = (
         Published(
-            "arXiv:2407.02118, section 4", {"E": 0.0, "A": 33.69907, "gamma": 0.0579}, "Chinese from scratch, D = 20 N"
+            "arXiv:2407.02118, from scratch",
+            {"E": 0.0, "A": 33.69907, "gamma": 0.0579},
+            "Chinese from scratch, D = 20 N",
         ),
-        Published("arXiv:2407.02118, section 4", {"E": 0.0, "A": 31.9594, "gamma": 0.0575}, "Chinese after English"),
+        Published("arXiv:2407.02118, continued", {"E": 0.0, "A": 31.9594, "gamma": 0.0575}, "Chinese after English"),
     )
 
     def log_basis(self, p: Params, x: Columns) -> dict[str, Any]:

@@ -33,7 +33,7 @@ class DCPT(Law):
     """
 
     name = "d-cpt"
-    source = "Que et al. 2024, arXiv:2406.01375, eq. 6"
+    source = "Que et al. 2024, arXiv:2406.01375, the D-CPT law"
     variables = (N, D, SHARE)
     parameters = (
         coefficient("E", "nats"),

@@ -22,7 +22,7 @@ class HeFamily(Law):
     """
 
     name = "he-family"
-    source = "He et al. 2024, arXiv:2410.12883, eq. 6"
+    source = "He et al. 2024, arXiv:2410.12883, the joint law"
     variables = (N, D, SHARE)
     parameters = (
         coefficient("E", "nats"),
@@ -46,8 +46,8 @@ def optimal_shares(
 ) -> np.ndarray:
     """Shares p [m] that sum to 1 and minimise sum_i w_i c_i p_i^-gamma_i.
 
-    Stationarity gives p_i = (w_i c_i gamma_i / lam)^(1 / (1 + gamma_i)); lam is the root of sum p = 1 (He et al. 2024,
-    arXiv:2410.12883, section 5, solved here without a general optimiser).
+    Stationarity gives p_i = (w_i c_i gamma_i / lam)^(1 / (1 + gamma_i)); lam is the root of sum p = 1. The objective is
+    that of He et al. 2024, arXiv:2410.12883.
 
     Args:
       losses: c_i, each family's loss at share 1 for the N and D planned, nats.

@@ -20,7 +20,7 @@ class YeMixing(Law):
     """
 
     domains: tuple[str, ...] = ("1",)
-    source = "Ye et al. 2024, arXiv:2403.16952, eq. 1"
+    source = "Ye et al. 2024, arXiv:2403.16952, the data mixing law"
 
     def __post_init__(self) -> None:
         shares = (Variable(f"r_{d}", f"share of {d}", lower=-1e-12, upper=1.0) for d in self.domains)

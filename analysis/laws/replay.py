@@ -18,7 +18,7 @@ class BethuneTarget(Law):
     """Loss on the fine-tuning domain L = E + A/(N^alpha D^beta); the injected share does not enter."""
 
     name = "bethune-target"
-    source = "Bethune et al. 2025, arXiv:2502.06042, eq. 3"
+    source = "Bethune et al. 2025, arXiv:2502.06042, fine-tuning loss"
     variables = (N, FINETUNING)
     parameters = (coefficient("E", "nats"), coefficient("A"), exponent("alpha"), exponent("beta"))
 
@@ -34,7 +34,7 @@ class BethunePretraining(Law):
     """
 
     name = "bethune-pretraining"
-    source = "Bethune et al. 2025, arXiv:2502.06042, eq. 2"
+    source = "Bethune et al. 2025, arXiv:2502.06042, pre-training loss"
     variables = (N, FINETUNING, REPLAY, BASE_LOSS)
     parameters = (
         coefficient("A"),

@@ -36,7 +36,7 @@ TRANSFER = (
 
 
 def log_effective_tokens(p: Params, x: Columns) -> jax.Array:
-    """log(D + k D^a N^b), and log D for rows from scratch (arXiv:2102.01293, eq. 1.2 and 2.1). Shape [n]."""
+    """log(D + k D^a N^b), and log D for rows from scratch (arXiv:2102.01293, eq. 1.1). Shape [n]."""
     log_d = jnp.log(x["D"])
     log_multiple = jnp.log(p["k"]) + (p["a"] - 1) * log_d + p["b"] * jnp.log(x["N"])
     return log_d + jnp.where(x["pretrained"] > 0.5, jnp.logaddexp(log_multiple, 0.0), 0.0)
@@ -58,7 +58,7 @@ class BoundedCPT(Law):
     """
 
     name = "cpt-bounded"
-    source = "arXiv:2203.15556, eq. 2, at the effective tokens of Hernandez et al. 2021, arXiv:2102.01293, eq. 1.2"
+    source = "arXiv:2203.15556, eq. 2, at the effective tokens of Hernandez et al. 2021, arXiv:2102.01293, eq. 1.1"
     variables = (N, D, PRETRAINED)
     parameters = (
         coefficient("E", "nats"), coefficient("A"), coefficient("B"), exponent("alpha"), exponent("beta"), *TRANSFER,
@@ -78,7 +78,7 @@ class Transfer(Law):
     """
 
     name = "transfer"
-    source = "Hernandez et al. 2021, arXiv:2102.01293, eq. 1.2 and 4.1"
+    source = "Hernandez et al. 2021, arXiv:2102.01293, unified law"
     variables = (N, D, PRETRAINED)
     parameters = (
         exponent("aN", (0.03, 0.6)),
@@ -88,8 +88,14 @@ class Transfer(Law):
         *TRANSFER,
     )
     published = (
-        Published("arXiv:2102.01293, eq. 1.2", {"k": 1.9e4, "a": 0.18, "b": 0.38}, "text to Python, characters"),
-        Published("arXiv:2102.01293, section 3", {"k": 2.1e5, "a": 0.096, "b": 0.38}, "half text half code to Python"),
+        Published(
+            "arXiv:2102.01293, text to Python", {"k": 1.9e4, "a": 0.18, "b": 0.38}, "characters, non-embedding N"
+        ),
+        Published(
+            "arXiv:2102.01293, text and code to Python",
+            {"k": 2.1e5, "a": 0.096, "b": 0.38},
+            "characters, non-embedding N; half text, half code",
+        ),
     )
 
     def log_pred(self, p: Params, x: Columns) -> jax.Array:

@@ -25,7 +25,7 @@ class TaoVocabulary(Law):
     """
 
     name = "tao-vocabulary"
-    source = "Tao et al. 2024, arXiv:2407.13623, eq. 5"
+    source = "Tao et al. 2024, arXiv:2407.13623, the parametric approach"
     variables = (N_NV, N_V, D)
     parameters = (
         coefficient("E", "nats"), coefficient("A1"), coefficient("A2"), coefficient("B"),
@@ -68,7 +68,7 @@ class TaoVocabulary(Law):
 
 
 def tokens_per_character(vocabulary: float) -> float:
-    """Tokens a character of English web text makes with a BPE vocabulary of that size (arXiv:2407.13623, section 3)."""
+    """Tokens a character of English web text makes with a BPE vocabulary of that size (arXiv:2407.13623)."""
     log_v = np.log(vocabulary)
     return float(0.00639222 * log_v**2 - 0.15811069 * log_v + 1.20470122)
 
