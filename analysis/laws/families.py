@@ -42,7 +42,9 @@ class HeFamily(Law):
 
 
 def optimal_shares(
-    losses: Sequence[float], gammas: Sequence[float], weights: Sequence[float] | None = None
+    losses: Sequence[float] | np.ndarray,
+    gammas: Sequence[float] | np.ndarray,
+    weights: Sequence[float] | np.ndarray | None = None,
 ) -> np.ndarray:
     """Shares p [m] that sum to 1 and minimise sum_i w_i c_i p_i^-gamma_i.
 
