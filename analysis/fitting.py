@@ -123,7 +123,9 @@ def _dropped(table: Table) -> str:
 
 def observed(table: Table, space: str) -> np.ndarray:
     """The losses of the table in an objective's space [n]."""
-    return {"log": np.log, "linear": np.asarray, "reciprocal": lambda v: np.exp(-v)}[space](table.loss)
+    if space == "linear":
+        return table.loss
+    return np.log(table.loss) if space == "log" else np.exp(-table.loss)
 
 
 def noise_in(table: Table, space: str) -> np.ndarray:

@@ -178,7 +178,7 @@ class Law:
         terms = self.terms(p, x)
         return jnp.log(sum(jnp.broadcast_to(t, _size(x)) for t in terms.values()))
 
-    def in_space(self, p: Params, x: Columns, space: str) -> jax.Array:
+    def in_space(self, p: Params, x: Columns, space: Space) -> jax.Array:
         """The prediction in an objective's space: `log` L, `linear` L or `reciprocal` exp(-L). Shape [n].
 
         A law that is simplest in another space than `log` overrides this.

@@ -2,15 +2,14 @@
 
 The drop in a Huber objective is not a log likelihood; it becomes one to first order when multiplied by
 `mean psi' / mean psi^2` (robust likelihood ratio, Heritier and Ronchetti 1994), and follows F(1, n - q). Points of one
-cluster share errors: the statistic is then divided by the ratio of the parameter's jackknife-type cluster variance
-(CR3) to its independent one, and follows F(1, clusters - 1).
+cluster share errors: the statistic is then divided by the ratio of the parameter's cluster variance (CR2) to its
+independent one, and follows F(1, clusters - 1). Coverage is measured in `benchmarks/coverage.py`.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from scipy import stats
@@ -27,6 +26,8 @@ from lab.errors import LabError
 FIRST_STEPS = np.array([0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 4.0, 6.0])
 WIDER_STEPS = np.array([10.0, 20.0, 50.0, 150.0, 500.0])
 REFINEMENTS = 4
+# A ratio of cluster to independent variance below this is the luck of few clusters.
+LEAST_RATIO = 0.1
 
 
 def inverse_curvature(goal: Objective, r: np.ndarray, q: int) -> tuple[np.ndarray, np.ndarray]:
@@ -42,12 +43,14 @@ def inverse_curvature(goal: Objective, r: np.ndarray, q: int) -> tuple[np.ndarra
     spread = np.median(kept, axis=1) / 0.6745
     spread = np.where(spread > 0, spread, np.maximum(kept.mean(1), 1e-300))
     width = (1.06 * spread * n**-0.2)[:, None]
+    # A kernel of this width lowers a normal density at its centre by this factor.
+    lowered = np.sqrt(1 + 1.06**2 * n**-0.4)
     corner = goal.delta if goal.kind == "huber" else 0.0
     if corner > 0:
         inside = stats.norm.cdf((corner - kept) / width) - stats.norm.cdf((-corner - kept) / width)
-        return inside.mean(1), np.mean(np.minimum(kept, corner) ** 2, 1)
+        return np.minimum(1.0, inside.mean(1) * lowered), np.mean(np.minimum(kept, corner) ** 2, 1)
     density = np.mean(stats.norm.pdf(kept / width) / width, 1)
-    return 2 * density, np.ones(len(r))
+    return 2 * density * lowered, np.ones(len(r))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -69,7 +72,8 @@ class Profile:
 
 
 def profile(fit: Fit, labels: Sequence[str] | None = None, level: float = 0.95) -> dict[str, Profile]:
-    """Profile-likelihood intervals of the free parameters `labels` (all by default).
+    """Profile-likelihood intervals of the free parameters `labels` (by default all that have one, see
+    `has_profile`).
 
     An end is open where the statistic stays below its limit up to the parameter's bound or 500 standard errors.
 
@@ -78,7 +82,7 @@ def profile(fit: Fit, labels: Sequence[str] | None = None, level: float = 0.95) 
     """
     if not fit.identified:
         raise LabError(f"No interval for a fit that is {fit.status}: {fit.flags[0].text}.", "See `null_directions`.")
-    wanted = list(fit.params) if labels is None else list(labels)
+    wanted = [k for k in fit.params if has_profile(fit, k)] if labels is None else list(labels)
     for label in wanted:
         if label not in fit.params:
             raise LabError(f"The fit has no free parameter {label!r}.", f"It has: {', '.join(fit.params)}.")
@@ -92,7 +96,7 @@ def standard_errors(fit: Fit) -> dict[str, float]:
     return {k: float(np.sqrt(np.sum(v**2))) for k, v in influence.items()}
 
 
-def influences(view: View, z: np.ndarray, r: np.ndarray, frozen: Any) -> dict[str, np.ndarray]:
+def influences(view: View, z: np.ndarray, r: np.ndarray, frozen: Mapping[str, float]) -> dict[str, np.ndarray]:
     """Each point's first-order pull on each parameter, label -> [n]; the sum of squares is the variance."""
     goal, w = view.problem.objective, view.w
     jac = jacobian(view.problem, view.points, z, {k: np.asarray(v, float) for k, v in frozen.items()})
@@ -102,7 +106,7 @@ def influences(view: View, z: np.ndarray, r: np.ndarray, frozen: Any) -> dict[st
     return {k: pull @ d for k, d in _gradients(view, z, frozen).items()}
 
 
-def _gradients(view: View, z: np.ndarray, frozen: Any) -> dict[str, np.ndarray]:
+def _gradients(view: View, z: np.ndarray, frozen: Mapping[str, float]) -> dict[str, np.ndarray]:
     """d parameter / d coordinate, label -> [q], by central differences."""
     q = len(z)
     step = 1e-5 * np.maximum(np.abs(z), 1e-3)
@@ -111,25 +115,31 @@ def _gradients(view: View, z: np.ndarray, frozen: Any) -> dict[str, np.ndarray]:
     return {k: (v[:q] - v[q:]) / (2 * step) for k, v in labelled(view, named).items()}
 
 
-def cluster_ratio(view: View, z: np.ndarray, r: np.ndarray, frozen: Any, label: str) -> float:
-    """Variance of a parameter with whole clusters as units (CR3) over its variance with independent points."""
+def cluster_ratios(view: View, z: np.ndarray, r: np.ndarray, frozen: Mapping[str, float]) -> dict[str, float]:
+    """Variance of each parameter with whole clusters as units (CR2) over its variance with independent points.
+
+    CR2 (Bell and McCaffrey 2002) scales a cluster's residuals by (I - H)^(-1/2), H its block of the hat matrix, which
+    removes the bias of few clusters under independent errors. Below 1 where points of one cluster share an error that
+    the parameter does not see.
+    """
     goal, q = view.problem.objective, view.problem.q
     root = np.sqrt(view.w)
     jac = jacobian(view.problem, view.points, z, {k: np.asarray(v, float) for k, v in frozen.items()}) * root[:, None]
-    slope, square = (float(v[0]) for v in inverse_curvature(goal, r[None], q))
+    _, square = (float(v[0]) for v in inverse_curvature(goal, r[None], q))
     score = {"squares": r, "absolute": np.sign(r)}.get(goal.kind, np.clip(r, -goal.delta, goal.delta)) * root
     inverse = np.linalg.pinv(jac.T @ jac, rcond=1e-12)
-    gradient = _gradients(view, z, frozen)[label]
-    total = 0.0
+    pulls = []
     for c in range(len(view.table.clusters)):
         at = view.table.cluster == c
-        hat = jac[at] @ inverse @ jac[at].T
-        left = np.linalg.pinv(np.eye(int(at.sum())) - hat, rcond=1e-6)
-        total += float(gradient @ inverse @ jac[at].T @ left @ score[at]) ** 2
-    count = len(view.table.clusters)
-    clustered = total * (count - 1) / count / max(slope, 1e-12) ** 2
-    independent = square / max(slope, 1e-12) ** 2 * float(gradient @ inverse @ gradient)
-    return clustered / max(independent, 1e-300)
+        own, vectors = np.linalg.eigh(np.eye(int(at.sum())) - jac[at] @ inverse @ jac[at].T)
+        scale = np.where(own > 1e-6, 1 / np.sqrt(np.maximum(own, 1e-6)), 0.0)
+        pulls.append(jac[at].T @ (vectors * scale) @ (vectors.T @ score[at]))
+    out = {}
+    for label, gradient in _gradients(view, z, frozen).items():
+        towards = inverse @ gradient
+        independent = square * float(gradient @ towards)
+        out[label] = float(np.sum((np.stack(pulls) @ towards) ** 2)) / max(independent, 1e-300)
+    return out
 
 
 def calibration(fit: Fit, view: View, label: str, level: float) -> tuple[float, float]:
@@ -139,8 +149,8 @@ def calibration(fit: Fit, view: View, label: str, level: float) -> tuple[float, 
     factor = 2 * slope / max(square, 1e-300)
     if not fit.table.clustered:
         return factor, float(stats.f.ppf(level, 1, max(1, fit.n - fit.problem.q)))
-    ratio = cluster_ratio(view, fit.z, r, fit.frozen, label)
-    return factor / max(ratio, 1.0), float(stats.f.ppf(level, 1, max(1, len(fit.table.clusters) - 1)))
+    ratio = cluster_ratios(view, fit.z, r, fit.frozen)[label]
+    return factor / max(ratio, LEAST_RATIO), float(stats.f.ppf(level, 1, max(1, len(fit.table.clusters) - 1)))
 
 
 def _profile_one(fit: Fit, label: str, level: float) -> Profile:
@@ -197,6 +207,23 @@ def _refine(
     return at, rise, float(at[k - 1] + t * (at[k] - at[k - 1]))
 
 
+def has_profile(fit: Fit, label: str) -> bool:
+    """Whether `profile` can move the parameter: not a coefficient at 0 or, where it is a term's factor, of a group."""
+    free = next(f for f in fit.problem.free if f.label(fit.table.groups) == label)
+    if fit.law.parameter[free.name].role == "shape" or _constant_term(fit, free.name):
+        return True
+    return free.group is None and fit.params[label] > 0
+
+
+def _constant_term(fit: Fit, name: str) -> bool:
+    """Whether the coefficient is its coordinate: a law without a basis, or a term that is the same everywhere."""
+    import jax
+
+    with jax.enable_x64(True):
+        basis = fit.law.log_basis(_ones(fit), View.of(fit.problem, fit.table).points.centre)
+    return basis is None or name not in basis or bool(np.all(np.asarray(basis[name]) == 0))
+
+
 class _Path:
     """The constrained fits along one parameter, in a coordinate u: the parameter, or its log where it is positive and
     of unknown size. `low`, `high`, `best`, `error` are in u."""
@@ -208,19 +235,16 @@ class _Path:
         free, p = fit.problem.free[self.k], fit.problem.parameter(self.k)
         error = standard_errors(fit)[label]
         value = fit.params[label]
-        basis = None if p.role == "shape" else fit.law.log_basis(_ones(fit), view.points.centre)
-        self.direct = p.role == "shape" or basis is None or _is_zero(basis[p.name])
+        self.direct = p.role == "shape" or _constant_term(fit, p.name)
         self.logs = (p.role == "shape" and p.scale == "log") or not self.direct
-        if self.logs and value <= 0:
-            raise LabError(f"{label} is 0: its profile has no logarithm.", "Take a bootstrap interval.")
+        if not has_profile(fit, label):
+            raise LabError(f"{label} is 0 or one of several groups' factors.", "Take a bootstrap interval.")
         self.best = float(np.log(value)) if self.logs else value
         self.error = error / value if self.logs else error
         low, high = bounds(fit.problem)
-        self.low, self.high = (low[self.k], high[self.k]) if self.direct else (-690.0, 690.0)
+        self.low = float(low[self.k]) if self.direct else -690.0
+        self.high = float(high[self.k]) if self.direct else 690.0
         if not self.direct:
-            if free.group is not None:
-                raise LabError(f"{label} has no profile: coefficients of several groups are not profiled.",
-                               "Take a bootstrap interval.")  # fmt: skip
             rest = frozenset(fit.frozen) | {free.name}
             shared = frozenset(f.name for f in fit.problem.free if f.group is None)
             self.inner = make_problem(fit.law, fit.objective, fit.problem.groups, rest, shared)
@@ -249,7 +273,3 @@ class _Path:
 
 def _ones(fit: Fit) -> dict[str, float]:
     return {p.name: 0.7 for p in fit.law.parameters}
-
-
-def _is_zero(value: Any) -> bool:
-    return bool(np.all(np.asarray(value) == 0))

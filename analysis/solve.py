@@ -46,10 +46,10 @@ def _cholesky_solve(h: jax.Array, g: jax.Array) -> tuple[jax.Array, jax.Array]:
     u: list[Any] = []
     for i in range(q):
         u.append((g[i] - sum((low[i][k] * u[k] for k in range(i)), jnp.zeros(()))) / low[i][i])
-    x: list[Any] = [None] * q
+    v: list[Any] = [None] * q
     for i in reversed(range(q)):
-        x[i] = (u[i] - sum((low[k][i] * x[k] for k in range(i + 1, q)), jnp.zeros(()))) / low[i][i]
-    return jnp.stack(x), ok
+        v[i] = (u[i] - sum((low[k][i] * v[k] for k in range(i + 1, q)), jnp.zeros(()))) / low[i][i]
+    return jnp.stack(v), ok
 
 
 class _State(NamedTuple):

@@ -104,7 +104,7 @@ def _compiled_features(law: Law, shapes: tuple[Parameter, ...], names: tuple[str
     """Columns of the linear problem at many shapes z [M, k]: one per coefficient, then what is left to explain."""
 
     def at_shapes(x: Any, centre: Any, target: Any, constant: Any, z: jax.Array) -> jax.Array:
-        p = {s.name: jnp.exp(z[i]) if s.scale == "log" else z[i] for i, s in enumerate(shapes)}
+        p: dict[str, Any] = {s.name: jnp.exp(z[i]) if s.scale == "log" else z[i] for i, s in enumerate(shapes)}
         p = {**{c.name: 1.0 for c in law.parameters if c.role == "coefficient"}, **p, **constant}
         at, mid = law.log_basis(p, x), law.log_basis(p, centre)
         assert at is not None and mid is not None

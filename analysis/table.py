@@ -336,7 +336,7 @@ def _refuse_mixed(rows: _Rows, columns: Sequence[str]) -> None:
             values = sorted({str(v) for v in rows.frame[column][rows.keep]})
             if len(values) > 1:
                 raise LabError(
-                    f"The rows mix {len(values)} values of {column} ({', '.join(values[:3])}), whose losses do not compare.",
+                    f"The rows mix {len(values)} values of {column}, whose losses do not compare: {', '.join(values[:3])}.",
                     f"Fit one at a time, make it the group, or name it: mixed=({column!r},).",
                 )
 

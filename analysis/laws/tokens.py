@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import jax
@@ -44,7 +45,8 @@ class ReciprocalPerplexity(Law):
         return {"c": 0.0, "a": -p["b"] * jnp.log(x["D"] / REFERENCE_TOKENS)}
 
     def in_space(self, p: Params, x: Columns, space: Space) -> jax.Array:
-        reciprocal = sum(jnp.broadcast_to(t, jnp.shape(x["D"])) for t in self.terms(p, x).values())
+        terms = self.terms(p, x)
+        reciprocal = jnp.asarray(terms["c"] + terms["a"])
         if space == "reciprocal":
             return reciprocal
         loss = -jnp.log(reciprocal)
@@ -62,11 +64,11 @@ class ReciprocalPerplexity(Law):
 
     def ceiling(self, p: Params) -> float:
         """The loss in nats that no number of tokens reaches, log(1/c) (0 where c > 1)."""
-        return float(max(0.0, -jnp.log(p["c"])))
+        return float(max(0.0, -math.log(p["c"])))
 
     def tokens_for(self, p: Params, loss: float) -> float:
         """Tokens D at which the law reaches `loss` nats: its exact inverse, inf at or below the ceiling's loss."""
-        gap = p["c"] - float(jnp.exp(-loss))
+        gap = p["c"] - float(math.exp(-loss))
         return float("inf") if gap <= 0 else float(REFERENCE_TOKENS * (gap / p["a"]) ** (-1 / p["b"]))
 
     def claims(self) -> tuple[Claim, ...]:
