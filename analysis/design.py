@@ -270,7 +270,8 @@ def check(
     cost, branched = _cost(x)
     extra: tuple[Candidate, ...] = ()
     if suggest and {"N", "D"} <= x.keys():
-        extra = _next_runs(model, x, codes, rows, aim, float(np.median(sigma)))
+        # What reveals a null direction comes before what sharpens a forecast.
+        extra = _next_runs(model, x, codes, rows, None if null else aim, float(np.median(sigma)))
     confounded = _confounded(x) if null else ()
     return DesignReport(
         law.name, n, float(np.median(sigma)), len(labels) - len(null), len(labels), null, confounded, errors, target,

@@ -67,6 +67,10 @@ class Interval:
         return self.low.kind != "exact" or self.high.kind != "exact"
 
     def __str__(self) -> str:
+        if self.low.kind == "at least":
+            return f"beyond {self.low.value:.4g}"
+        if self.high.kind == "at most":
+            return f"below {self.high.value:.4g}"
         low = f"{self.low.value:.4g}" if self.low.kind == "exact" else f"(open below {self.low.value:.4g})"
         high = f"{self.high.value:.4g}" if self.high.kind == "exact" else f"(open above {self.high.value:.4g})"
         return f"{low} to {high}"
@@ -135,6 +139,8 @@ def equivalent(
     interval = None
     if draws is not None:
         values, kinds = _invert(law, draws, loss if loss_draws is None else loss_draws, along, at or {})
+        if span is not None:
+            values = np.where(np.array(kinds) == "at least", np.minimum(values, span[1]), values)
         interval = interval_of(values, kinds, level)
     outside = span is not None and not (span[0] <= value.value <= span[1])
     return Estimate(value, interval, outside)

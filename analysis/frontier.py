@@ -20,6 +20,7 @@ from analysis.law import Law
 from lab.errors import LabError
 
 ENVELOPE_BINS = 1500
+FEWEST_BUDGETS = 3
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -83,7 +84,7 @@ def isoflop(flops: np.ndarray, n: np.ndarray, loss: np.ndarray, points: int = 5)
       points: fewest sizes a budget needs.
 
     Raises:
-      LabError: when fewer than two budgets have an inner minimum.
+      LabError: when fewer than FEWEST_BUDGETS budgets have an inner minimum.
     """
     code = distinct(flops)
     budgets, sizes, dropped = [], [], []
@@ -101,8 +102,11 @@ def isoflop(flops: np.ndarray, n: np.ndarray, loss: np.ndarray, points: int = 5)
             continue
         budgets.append(c)
         sizes.append(float(np.exp(vertex)))
-    if len(budgets) < 2:
-        raise LabError(f"Only {len(budgets)} budgets have an inner minimum.", "; ".join(dropped) + ".")
+    if len(budgets) < FEWEST_BUDGETS:
+        raise LabError(
+            f"{len(budgets)} of {code.max() + 1} budgets have an inner minimum among {points} sizes or more.",
+            f"A parabola per budget needs {FEWEST_BUDGETS} such budgets: runs of several sizes at equal FLOPs.",
+        )
     at_c, size = np.array(budgets), np.array(sizes)
     tokens = at_c / (6 * size)
     return Frontier("isoflop", at_c, size, tokens, power_law(at_c, size), power_law(at_c, tokens), tuple(dropped))
@@ -134,8 +138,9 @@ def envelope(flops: np.ndarray, n: np.ndarray, loss: np.ndarray, bins: int = ENV
     c = np.exp(grid[inner])
     size = np.array([curve[0] for curve in curves])[best[inner]]
     tokens = c / (6 * size)
-    note = f"{bins - int(inner.sum())} of {bins} budgets without an inner optimum"
-    return Frontier("envelope", c, size, tokens, power_law(c, size), power_law(c, tokens), (note,))
+    outside = bins - int(inner.sum())
+    dropped = (f"{outside} of {bins} budgets: the best size is not between two others",) if outside else ()
+    return Frontier("envelope", c, size, tokens, power_law(c, size), power_law(c, tokens), dropped)
 
 
 def with_bias(

@@ -87,7 +87,7 @@ def _sequential(values: np.ndarray) -> tuple[Any, Any]:
 
     low, high = float(values.min()), float(values.max())
     # The pale end of the map is left out: it disappears on white.
-    colours = mpl.colormaps["cividis"].resampled(256)(np.linspace(0, 0.92, 256))
+    colours = mpl.colormaps["cividis"].resampled(256)(np.linspace(0, 0.88, 256))
     cmap = mpl.colors.ListedColormap(colours)
     return cmap, LogNorm(low / 1.05, high * 1.05) if high <= low * 1.001 else LogNorm(low, high)
 
@@ -143,13 +143,14 @@ def _curve(ax: Axes, fit: Fit, at: np.ndarray, along: str, colour: Any) -> None:
 
 
 def _plain_log_ticks(ax: Axes) -> None:
-    from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
+    """Round numbers on a logarithmic loss axis, which rarely spans a decade."""
+    from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator, ScalarFormatter
 
     low, high = ax.get_ylim()
     if high / low < 20:
-        ax.yaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 2.5, 3, 4, 5, 7) if high / low > 1.6 else "all"))
+        ax.yaxis.set_major_locator(FixedLocator([t for t in MaxNLocator(7).tick_values(low, high) if low <= t <= high]))
         ax.yaxis.set_major_formatter(ScalarFormatter())
-        ax.yaxis.set_minor_formatter(NullFormatter())
+        ax.yaxis.set_minor_locator(NullLocator())
 
 
 def residual_panel(ax: Axes, fit: Fit) -> None:
@@ -198,23 +199,25 @@ def isoloss_panel(
     lines = ax.contour(nn, dd, loss, levels=marks, cmap=_sequential(marks)[0], linewidths=0.9, alpha=0.9)
     ax.clabel(lines, fmt="%.2f", fontsize=7)
     ax.plot(n, d, "o", ms=3, color=GREY, alpha=0.6, mec="none", label="runs")
-    budgets = np.geomspace((6 * n * d).min() / reach, (6 * n * d).max() * reach**2, 40)
+    budgets = np.geomspace(6 * grid_n[0] * grid_d[0], 6 * grid_n[-1] * grid_d[-1], 60)
     with contextlib.suppress(LabError):
         best = frontier(law, params, budgets, x)
         if np.isfinite(best["N"]).any():
             ax.plot(best["N"], best["D"], color=VERMILION, lw=2, label="least loss for its compute")
     ax.set(xscale="log", yscale="log", xlim=(grid_n[0], grid_n[-1]), ylim=(grid_d[0], grid_d[-1]))
-    ax.legend(loc="upper left")
+    ax.legend(loc="upper left", frameon=True, facecolor="white", framealpha=0.85, edgecolor="none")
     ax.set(xlabel=UNITS["N"], ylabel=UNITS["D"], title="loss in nats over size and tokens")
 
 
 def cloud_panel(ax: Axes, fit: Fit, draws: Mapping[str, np.ndarray]) -> None:
-    """Bootstrap draws of the two most correlated shapes (or first two parameters), with the fit."""
+    """Bootstrap draws of the two most correlated among shapes and the first coefficient, with the fit."""
     labels = [k for k in draws if np.ptp(draws[k]) > 0]
     if len(labels) < 2:
         raise LabError("A bootstrap cloud needs two parameters that vary.")
     shapes = [k for k in labels if fit.law.parameter[k.split("[")[0]].role == "shape"]
-    pool = shapes if len(shapes) >= 2 else labels
+    # A coefficient and its exponent always move together; the floor is the one worth seeing.
+    pool = [*(k for k in labels if k not in shapes)][:1] + shapes
+    pool = pool if len(pool) >= 2 else labels
     table = np.corrcoef([np.argsort(np.argsort(draws[k])) for k in pool])
     np.fill_diagonal(table, 0)
     i, j = np.unravel_index(np.argmax(np.abs(table)), table.shape)
@@ -352,7 +355,7 @@ def allocation_figure(law: Law, params: surface.Values, result: Allocation, x: s
                         color=BLUE, lw=1.6, capsize=3, zorder=4)  # fmt: skip
         ax.plot(result.n, result.d, "D", ms=8, color=BLUE, mec="white", zorder=5, label="recommended")
         ax.set_title(f"{result.flops:.3g} FLOPs: N = {result.n:.3g}, D = {result.d:.3g}")
-        ax.legend(loc="upper left")
+        ax.legend(loc="upper left", frameon=True, facecolor="white", framealpha=0.85, edgecolor="none")
     return figure
 
 
@@ -381,11 +384,17 @@ def design_figure(report: DesignReport, columns: Mapping[str, np.ndarray]) -> Fi
         names = [e.label for e in report.errors]
         relative = np.array([min(e.relative, 1e3) for e in report.errors])
         y = np.arange(len(names))[::-1]
-        right.barh(y, relative, color=[VERMILION if e.weak else GREEN for e in report.errors], height=0.6)
+        for weak, colour, text in ((False, GREEN, "determined"), (True, VERMILION, "not determined")):
+            at = np.array([e.weak == weak for e in report.errors])
+            if at.any():
+                right.plot(relative[at], y[at], "o", ms=8, color=colour, label=text)
+        right.axvline(1, color="#bbbbbb", lw=0.8)
+        right.set_ylim(-0.7, len(names) - 0.3)
+        right.legend(loc="lower right")
         for k, e in zip(y, report.errors, strict=True):
             text = "not identified" if not np.isfinite(e.relative) else f"{e.value:.3g} ± {e.se:.2g}"
             right.annotate(
-                text, (min(e.relative, 1e3), k), xytext=(4, 0), textcoords="offset points", va="center", fontsize=8
+                text, (min(e.relative, 1e3), k), xytext=(8, 0), textcoords="offset points", va="center", fontsize=8
             )
         right.set_yticks(y, names)
         right.set(xscale="log", xlabel="relative standard error", title=f"at {report.noise:.1%} noise of the loss")

@@ -143,22 +143,20 @@ def _show(report: DesignReport, columns: dict[str, Any], as_json: bool, plot: Pa
         form = dataclasses.asdict(report) | {"verdict": report.verdict, "reasons": list(report.reasons)}
         print_json(form)
         return
-    from rich.console import Console
+    from lab.commands.law_tables import console, design_table
 
-    from lab.commands.law_tables import design_table
-
-    console = Console()
-    console.print(design_table(report))
+    show = console()
+    show.print(design_table(report))
     if report.verdict != "identified":
-        console.print(f"[bold red]Refused ({report.verdict}).[/bold red]")
+        show.print(f"[bold red]Refused ({report.verdict}).[/bold red]")
         for reason in report.reasons:
-            console.print(f"  {reason}.", markup=False)
+            show.print(f"  {reason}.", markup=False)
     if report.next_runs:
         best = "; ".join(
             ", ".join(f"{k} = {v:.3g}" for k, v in c.x.items()) + (f" in {c.group}" if c.group else "")
             for c in report.next_runs
         )
-        console.print(f"Best runs to add, per FLOP: {best}.", markup=False)
+        show.print(f"Best runs to add, per FLOP: {best}.", markup=False)
 
 
 COMMANDS: dict[str, type] = {"check": Check, "make": Make}

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich import box
+from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from lab.commands.law_options import number
@@ -27,6 +29,12 @@ STATUS_WORDS = {
     "not identified": "the table cannot tell some parameters apart: do not use them",
     "not converged": "the solver did not finish: do not use the numbers",
 }
+
+
+def console() -> Console:
+    """The terminal's width; 110 columns where the output goes to a file or a pipe."""
+    out = Console()
+    return out if out.is_terminal else Console(width=110)
 
 
 def _table(title: str, columns: Sequence[str], caption: str = "", left: int = 1) -> Table:
@@ -56,9 +64,9 @@ def fit_table(fit: Fit, intervals: dict[str, Any]) -> Table:
     for label, value in fit.params.items():
         found = intervals.get(label)
         ends = "" if found is None else f"{_end(found.low)} to {_end(found.high)}"
-        out.add_row(label, f"{value:.6g}", ends, "" if found is None else f"{found.method} {found.level:.0%}")
+        out.add_row(escape(label), f"{value:.6g}", ends, "" if found is None else f"{found.method} {found.level:.0%}")
     for label, value in fit.frozen.items():
-        out.add_row(label, f"{value:.6g}", "", "frozen")
+        out.add_row(escape(label), f"{value:.6g}", "", "frozen")
     return out
 
 
@@ -69,15 +77,17 @@ def _end(value: float) -> str:
 def comparison_table(result: Comparison) -> Table:
     """Laws, best first, with their errors on unseen rows."""
     baselines = ", ".join(f"{k} {v:.2%}" for k, v in result.baselines.items())
-    caption = (
-        f"{len(result.observed)} predictions in {len(result.folds)} folds; naive: {baselines}" if baselines else ""
-    )
     names = list(result.baselines)
+    lines = [f"{len(result.observed)} predictions in {len(result.folds)} folds"]
+    if baselines:
+        lines.append(f"skill: 1 - error / error of a naive prediction ({baselines})")
+    lines.append("AIC and BIC, above the least, are shown and not used: they do not predict extrapolation")
     out = _table(
         f"error on unseen rows, {result.by} ({result.n} rows)",
-        ("law", "error", "bias", "slope", "coverage", "band", *(f"skill vs {n}" for n in names), "BIC", "AIC"),
-        caption + "\nAIC and BIC are shown, not used: they do not predict extrapolation.",
+        ("law", "error", "bias", "slope", "coverage", "band", *(f"skill: {n}" for n in names), "AIC", "BIC"),
+        "\n".join(lines),
     )
+    aic, bic = min(s.aic for s in result.scores), min(s.bic for s in result.scores)
     for s in result.scores:
         out.add_row(
             s.law,
@@ -87,8 +97,8 @@ def comparison_table(result: Comparison) -> Table:
             "" if s.coverage is None else f"{s.coverage:.0%}",
             "" if s.band is None else f"{s.band:.1%}",
             *(f"{s.skill.get(n, 0):+.2f}" for n in names),
-            f"{s.bic:.0f}",
-            f"{s.aic:.0f}",
+            f"{s.aic - aic:.0f}",
+            f"{s.bic - bic:.0f}",
         )
     return out
 
@@ -204,10 +214,10 @@ def design_table(report: DesignReport) -> Table:
     for e in report.errors:
         seen = e.se == e.se and e.se not in (float("inf"),)
         out.add_row(
-            e.label,
+            escape(e.label),
             f"{e.value:.4g}",
             f"{e.se:.3g}" if seen else "infinite",
-            f"{e.relative:.1%}" if seen else "",
+            f"{e.relative:.1%}" if seen and e.relative < 1e4 else "",
             "weak" if e.weak and seen else ("not identified" if not seen else ""),
         )
     return out

@@ -20,7 +20,6 @@ from lab.commands.law_options import (
 from lab.errors import LabError
 
 if TYPE_CHECKING:
-
     from analysis.result import Fit as FitResult
 
 
@@ -148,14 +147,12 @@ class Compare(TableOptions):
             scores = [dataclasses.asdict(s) for s in result.scores]
             print_json(form | {"scores": scores, "test": None if seen is None else dataclasses.asdict(seen)})
             return 0
-        from rich.console import Console
+        from lab.commands.law_tables import comparison_table, console
 
-        from lab.commands.law_tables import comparison_table
-
-        console = Console()
-        console.print(comparison_table(result))
+        show = console()
+        show.print(comparison_table(result))
         if seen is not None:
-            console.print(
+            show.print(
                 f"Held-out test, opened now and not again: {seen.law} on {seen.rows} runs above "
                 f"{self.hold_out_above:.3g} FLOPs: error {seen.mape:.2%}, bias {seen.bias:+.2%}."
             )
@@ -206,14 +203,12 @@ class Predict(TableOptions):
             form = {"law": result.law.name, "status": result.status, "n": result.n, "note": note}
             print_json(form | {"predictions": [dataclasses.asdict(p) for p in found]})
             return 0
-        from rich.console import Console
+        from lab.commands.law_tables import console, prediction_table
 
-        from lab.commands.law_tables import prediction_table
-
-        console = Console()
-        console.print(prediction_table(result, found, self.level))
+        show = console()
+        show.print(prediction_table(result, found, self.level))
         if note:
-            console.print(note)
+            show.print(note)
         return 0
 
 
@@ -283,14 +278,12 @@ class Allocate(TableOptions):
             status = None if result is None else result.status
             print_json(dataclasses.asdict(best) | {"params": params, "status": status, "approaches": others})
             return 0
-        from rich.console import Console
+        from lab.commands.law_tables import allocation_table, approaches_table, console
 
-        from lab.commands.law_tables import allocation_table, approaches_table
-
-        console = Console()
-        console.print(allocation_table(best, None if result is None else result.status))
+        show = console()
+        show.print(allocation_table(best, None if result is None else result.status))
         if others:
-            console.print(approaches_table(others))
+            show.print(approaches_table(others))
         return 0
 
 
@@ -315,11 +308,9 @@ class Audit(TableOptions):
         if self.json:
             print_json({"law": self.law, "conventions": [dataclasses.asdict(c) for c in found]})
             return 0
-        from rich.console import Console
+        from lab.commands.law_tables import audit_table, console
 
-        from lab.commands.law_tables import audit_table
-
-        Console().print(audit_table(self.law, found))
+        console().print(audit_table(self.law, found))
         return 0
 
 
@@ -340,11 +331,9 @@ class List:
         if self.json:
             print_json({"laws": [_law_form(law) for law in shown]})
             return 0
-        from rich.console import Console
+        from lab.commands.law_tables import console, law_table, laws_table
 
-        from lab.commands.law_tables import law_table, laws_table
-
-        Console().print(law_table(shown[0]) if self.law else laws_table(shown))
+        console().print(law_table(shown[0]) if self.law else laws_table(shown))
         return 0
 
 
@@ -396,7 +385,11 @@ def _approaches(result: FitResult, params: dict[str, float], x: dict[str, float]
         except LabError as error:
             out.append({"approach": name, "exponent": None, "note": str(error)})
             continue
-        note = "; ".join(found.dropped[:2])
+        note = (
+            found.dropped[0] + (f" and {len(found.dropped) - 1} more" if len(found.dropped) > 1 else "")
+            if found.dropped
+            else ""
+        )
         out.append({"approach": name, "exponent": found.size.exponent, "se": found.size.se,
                     "coefficient": found.size.coefficient, "bias": found.bias, "note": note})  # fmt: skip
     low, high = float(c.min()), float(c.max())
@@ -407,21 +400,19 @@ def _approaches(result: FitResult, params: dict[str, float], x: dict[str, float]
 
 
 def _print_fit(result: FitResult, intervals: dict[str, Any], notes: list[str], card: Path | None) -> None:
-    from rich.console import Console
+    from rich.markup import escape
 
-    from lab.commands.law_tables import fit_table
+    from lab.commands.law_tables import console, fit_table
 
-    console = Console()
-    console.print(fit_table(result, intervals))
+    show = console()
+    show.print(fit_table(result, intervals))
     for flag in result.flags:
-        console.print(f"[bold]{flag.kind}[/bold]: {flag.text}")
+        show.print(f"[bold]{flag.kind}[/bold]: {escape(flag.text)}")
     for note in (*notes, *result.table.notes):
-        console.print(f"note: {note}")
+        show.print(f"note: {note}", markup=False)
     for drop in result.dropped:
-        console.print(f"dropped: {drop}", markup=False)
-    console.print(
-        f"Report card: {card}" if card else "What a reader needs to judge this fit: --card FILE.md", style="dim"
-    )
+        show.print(f"dropped: {drop}", markup=False)
+    show.print(f"Report card: {card}" if card else "What a reader needs to judge this fit: --card FILE.md", style="dim")
 
 
 COMMANDS: dict[str, Any] = {

@@ -1,0 +1,1 @@
+"""Three short scripts that use the package; the tests run them."""
