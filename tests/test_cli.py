@@ -136,3 +136,28 @@ def test_diverged_runs_are_reported_and_do_not_stop_the_sweep(study, tmp_path, c
     bad = ", optim=tiny.OptimConfig(1e30 if s == 1 else 1e-2, warmup=0.0)"
     assert run_study(str(study(extra=bad)), tmp_path / "out") == 3
     assert "diverged at step" in capsys.readouterr().out
+
+
+def lab(*argv, **kwargs) -> subprocess.CompletedProcess:
+    """The installed command, in a process of its own."""
+    command = [sys.executable, "-m", "lab", *map(str, argv)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, **kwargs)
+
+
+def test_lab_train_from_a_text_file_to_its_losses(tmp_path):
+    """The README's path on a file of one's own: trained, found done, diverged, too short for its context."""
+    book = tmp_path / "book.txt"
+    book.write_text("\n\n".join(tiny.documents("aa", 80)))
+    root = ("--root", tmp_path / "out", "--vocab", "300")
+    small = ("--model", "nano-2", "--tokens", "8k", "--context", "32", "--batch", "4")
+    first = lab("train", f"text:{book}", *small, *root)
+    assert first.returncode == 0, first.stderr
+    assert "bits per byte" in first.stdout
+    again = lab("train", f"text:{book}", *small, *root)
+    assert again.returncode == 0 and "steps" not in again.stdout
+    diverged = lab("train", f"text:{book}", *small, *root, "--lr", "1e30")
+    assert diverged.returncode == 1
+    assert "diverged at step" in diverged.stderr and "Lower --lr" in diverged.stderr
+    long = lab("train", f"text:{book}", *root, "--context", "100000")
+    assert long.returncode == 1
+    assert "Traceback" not in long.stderr and "100000" in long.stderr.replace(",", "")
