@@ -45,6 +45,8 @@ class TableOptions:
     """Column of training FLOPs C, where D is to be C / (6 N)."""
     where: str | None = None
     """Keep only rows for which this pandas query holds, e.g. "language == 'en' and n_total > 1e6"."""
+    derive: tuple[str, ...] = ()
+    """New columns, as NAME=EXPRESSION in pandas' terms (n_body=params-50304*width), made before --where."""
     group: str | None = None
     """Column of groups (language, arm) fitted at once, each with parameters of its own."""
     shared: tuple[str, ...] = ()
@@ -67,12 +69,12 @@ class TableOptions:
     """Corner of Huber's function (default 1e-3)."""
 
     def frame(self) -> pd.DataFrame:
-        """The rows that `--where` keeps.
+        """The rows that `--where` keeps, with the columns of `--derive`.
 
         Raises:
           LabError: for an unreadable table or a query that fails or keeps nothing.
         """
-        return read_rows(self.table, self.where)
+        return read_rows(self.table, self.where, self.derive)
 
     def table_options(self) -> dict[str, Any]:
         """Keywords of `analysis.table.table`."""
@@ -101,11 +103,20 @@ class TableOptions:
         }
 
 
-def read_rows(path: Path, where: str | None) -> pd.DataFrame:
-    """A table, filtered. Raises LabError as `TableOptions.frame`."""
+def read_rows(path: Path, where: str | None = None, derive: tuple[str, ...] = ()) -> pd.DataFrame:
+    """A table with derived columns, filtered. Raises LabError as `TableOptions.frame`."""
     from analysis.table import EXCLUSION_COLUMN, read
 
     frame = read(path)
+    for text in derive:
+        name, sign, expression = (part.strip() for part in text.partition("="))
+        if not (sign and name and expression):
+            raise LabError(f"--derive {text!r} is not NAME=EXPRESSION.")
+        try:
+            frame[name] = frame.eval(expression, engine="python")
+        except Exception as error:
+            columns = ", ".join(map(str, frame.columns))
+            raise LabError(f"--derive {text!r} fails: {error}.", f"Columns: {columns}.") from None
     if where is not None:
         try:
             frame = frame.query(where, engine="python")
