@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import math
+from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -167,3 +170,19 @@ def test_pearce_song_exponents_of_non_embedding_counts() -> None:
     assert slope(1e7, 1e9) == pytest.approx(0.63, abs=0.01)
     assert slope(1e11, 1e13) == pytest.approx(0.513, abs=0.002)
     assert exponent(CHINCHILLA, BESIROGLU, 1e18, 1e22) == pytest.approx(0.3658 / (0.3658 + 0.3478))
+
+
+def test_published_frontier_exponents() -> None:
+    """arXiv:2406.19146: all 15 exponents, by least squares and weighted by 1/variance, to rounding."""
+    folder = Path(__file__).parents[1] / "../shared/data/fits/porian"
+    if not folder.exists():
+        pytest.skip("the released optimal pairs are not on this machine")
+    pairs = pd.read_csv(folder / "optimal_pairs.csv")
+    published = json.loads((folder / "published_fits.json").read_text())
+    keys = ("dataset", "hparams", "warmup", "decay", "param_count", "val", "file")
+    assert len(published) == 15
+    for row in published:
+        rows = pairs[np.logical_and.reduce([pairs[k] == row[k] for k in keys])].dropna(subset=["n"])
+        c, n, weight = rows.flops.to_numpy(), rows.n.to_numpy(), 1 / rows.n_star_std.to_numpy() ** 2
+        assert power_law(c, n).exponent == pytest.approx(row["basic"]["n_exponent"], abs=2e-15)
+        assert power_law(c, n, weight).exponent == pytest.approx(row["weighted"]["n_exponent"], abs=2e-15)
