@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from matplotlib.ticker import LogLocator, NullLocator
 
 from figures.demo_findings import LANGUAGES, Demo, Findings, analyse, read
 from figures.demo_report import summary, write_report
@@ -119,8 +120,9 @@ def teff(demo: Demo, found: Findings, stem: Path) -> Path:
         ax.errorbar(x, y, error, fmt="o", ms=5, capsize=3, color=colour, label=LANGUAGES[language])
     ax.axhline(1, color="#555", linewidth=0.8)
     ax.set_yscale("log")
+    ax.yaxis.set_major_locator(LogLocator(base=10, subs=(1, 1.5, 2, 3, 5, 7)))
+    ax.yaxis.set_minor_locator(NullLocator())
     ax.yaxis.set_major_formatter(lambda v, _: f"{v:g}")
-    ax.yaxis.set_minor_formatter(lambda v, _: f"{v:g}" if f"{v:g}"[0] in "25" else "")
     ax.xaxis.set_major_formatter(lambda v, _: f"{v:.0%}")
     ax.set(
         xlabel="share of the training tokens",

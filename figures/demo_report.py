@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from analysis import Fit
 from analysis.allocate import allocate
 from analysis.design import check
-from analysis.equivalence import Estimate
+from analysis.equivalence import Bounded, Estimate
 from figures.demo_findings import DESIGN_NOISE, LANGUAGES, Demo, Findings
 from figures.drawing import Provenance, count
 from figures.report import Answer, Picture, Rows, Section, StatusLine, Text, write
@@ -31,36 +32,45 @@ def summary(found: Findings) -> list[str]:
     """The laws and the answer, for the terminal."""
     lines = ["", f"Law of English ({found.tied.law.name}, {found.tied.status}), L = E + A/N^alpha + B/D^alpha:"]
     lines += [f"  {cells[0]:6} {cells[1]:>10}  {cells[2]}" for cells in _parameters(found, "tied")]
-    lines += [f"{a.text} {a.value} {a.interval}" for a in answers(found)[1:]]
-    return [*lines, ""]
+    return [*lines, *(a.sentence for a in answers(found)), ""]
 
 
 def answers(found: Findings) -> list[Answer]:
     """The three numbers a reader came for."""
     alpha = found.tied_draws.interval("alpha")
+    alpha_interval = f"95 % interval {alpha.low:.2f} to {alpha.high:.2f}"
     rarest = rarest_mixture(found, "enm")
     clone = rarest_mixture(found, "en2")
     return [
         Answer(
             f"α = {alpha.estimate:.2f}",
-            f"95 % interval {alpha.low:.2f} to {alpha.high:.2f}",
-            "the exponent with which English test loss falls as size or tokens grow.",
+            alpha_interval,
+            "the exponent with which the reducible English loss falls as size or tokens grow.",
+            f"English loss falls with exponent {alpha.estimate:.3f} ({alpha_interval}) in size and tokens.",
         ),
         Answer(
-            f"{rarest.of_other.value}"
-            if rarest.of_other.value.kind != "exact"
-            else f"{rarest.of_other.value.value:.3f}",
+            f"{bounded(rarest.of_other.value)} tokens",
             interval_text(rarest.of_other),
-            f"tokens of Middle English are what one token of English is worth here, where Middle English is "
+            f"of Middle English are what one token of English is worth here, where Middle English is "
             f"{rarest.share:.0%} of the training tokens.",
+            f"One token of English is worth {bounded(rarest.of_other.value)} tokens of Middle English here "
+            f"({interval_text(rarest.of_other)}), where {rarest.share:.0%} of the tokens are Middle English.",
         ),
         Answer(
-            f"TEff {clone.teff.value.value:.2f}",
+            f"TEff {bounded(clone.teff.value)}",
             interval_text(clone.teff),
             f"of a clone of English at {clone.share:.0%} of the tokens: own tokens that it would have needed alone, "
             "for each that it saw.",
+            f"A clone of English at {clone.share:.0%} of the tokens has TEff {bounded(clone.teff.value)} "
+            f"({interval_text(clone.teff)}).",
         ),
     ]
+
+
+def bounded(value: Bounded) -> str:
+    """A number to three digits, said to be a bound where it is one."""
+    digits = f"{value.value:.3g}" if abs(value.value) < 1000 else count(value.value)
+    return digits if value.kind == "exact" else f"{value.kind} {digits}"
 
 
 def rarest_mixture(found: Findings, language: str) -> Worth:
@@ -69,10 +79,19 @@ def rarest_mixture(found: Findings, language: str) -> Worth:
 
 
 def interval_text(estimate: Estimate) -> str:
-    tail = ", beyond the ladder's range" if estimate.extrapolated else ""
-    if estimate.interval is None:
+    """`95 % interval 1.2 to 1.5`; an end that is a bound says so."""
+    tail = "; beyond the ladder, extrapolated" if estimate.extrapolated else ""
+    span = estimate.interval
+    if span is None:
         return f"no interval{tail}"
-    return f"{estimate.interval.level:.0%} interval {estimate.interval}{tail}".replace("%", " %")
+    return f"{100 * span.level:.0f} % interval {bounded(span.low)} to {bounded(span.high)}{tail}"
+
+
+def cell(estimate: Estimate) -> str:
+    """`1.35 [1.2, 1.5]`, with a star where it is extrapolated."""
+    span = estimate.interval
+    interval = f" [{bounded(span.low)}, {bounded(span.high)}]" if span else ""
+    return f"{bounded(estimate.value)}{interval}{'*' if estimate.extrapolated else ''}"
 
 
 def _parameters(found: Findings, name: str) -> list[list[str]]:
@@ -122,7 +141,7 @@ def _allocation(found: Findings) -> Section:
         n, d = best.intervals["n"], best.intervals["d"]
         rows.append(
             [
-                f"{budget:.0e}",
+                f"10^{math.log10(budget):.0f}",
                 f"{count(best.n)} ({count(n.low)} to {count(n.high)})",
                 f"{count(best.d)} ({count(d.low)} to {count(d.high)})",
                 f"{best.loss:.3f}",
@@ -146,14 +165,13 @@ def _transfer_section(found: Findings, reading: Picture, teff: Picture) -> Secti
             f"{w.share:.0%}",
             f"{w.ppl:.1f}",
             count(w.tokens),
-            str(w.mlte.value),
-            f"{w.teff}",
-            f"{w.of_other}",
-            str(w.seeds),
+            cell(w.mlte),
+            cell(w.teff),
+            cell(w.of_other),
         ]
         for w in found.worths
     ]
-    head = ("language", "mixture", "share", "PPL", "own tokens", "MLTE", "TEff", "one other token is worth", "seeds")
+    head = ("language", "mixture", "share", "PPL", "own tokens", "MLTE", "TEff", "one other token")
     residuals = ", ".join(
         f"{LANGUAGES[language]} {law.worst_residual:.1%}"
         for language, law in found.ladders.items()
@@ -171,7 +189,9 @@ def _transfer_section(found: Findings, reading: Picture, teff: Picture) -> Secti
             teff,
             Rows(head, rows),
             Text(
-                f"Largest residual of the token law on its ladder: {residuals}. Perplexity by a sliding window.", True
+                f"Intervals are 95 %; a star marks what lies beyond the ladder. Largest residual of the token law on "
+                f"its ladder: {residuals}. Perplexity by a sliding window, mean of {found.worths[0].seeds} seeds.",
+                True,
             ),
         ],
     )

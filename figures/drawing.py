@@ -16,6 +16,7 @@ matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullLocator
 
 # Okabe and Ito's palette: told apart by every common kind of colour vision.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -60,8 +61,9 @@ def axes(rows: int = 1, columns: int = 1, size: tuple[float, float] = (6.2, 4.0)
 def token_axis(ax: Axes) -> None:
     """Labels a logarithmic axis in thousands and millions of tokens."""
     ax.set_xscale("log")
+    ax.xaxis.set_major_locator(LogLocator(base=10, subs=(1, 2, 5)))
+    ax.xaxis.set_minor_locator(NullLocator())
     ax.xaxis.set_major_formatter(lambda v, _: count(v))
-    ax.xaxis.set_minor_formatter("")
 
 
 def count(value: float) -> str:

@@ -15,11 +15,18 @@ from lab.records import atomic_write
 
 @dataclasses.dataclass(frozen=True)
 class Answer:
-    """A number that answers the study's question, with its interval or bound, and what it says in words."""
+    """A number that answers the study's question, with its interval or bound, and what it says.
+
+    Attributes:
+      value, interval: as shown.
+      text: what goes below them on the page.
+      sentence: the whole in one sentence, for the terminal.
+    """
 
     value: str
     interval: str
     text: str
+    sentence: str
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""The demo's learning rates: six peak rates at each of its sizes, at its shortest and longest budget.
+"""The demo's learning rates: four peak rates at each of its sizes, at its shortest and longest budget.
 
 lab sweep run demo_rates
 """
@@ -11,7 +11,7 @@ from lab.data.prepare import Prepared
 from sweeps import demo
 from sweeps.study import Arm, DataSpec, Study
 
-RATES = (1e-3, 2e-3, 4e-3, 8e-3, 16e-3, 32e-3)
+RATES = (2e-3, 4e-3, 8e-3, 16e-3)
 
 
 def arms(prepared: Prepared) -> tuple[Arm, ...]:
