@@ -1,8 +1,4 @@
-"""Pictures of fits, forecasts, comparisons, allocations and designs: matplotlib figures, saved by the caller.
-
-Sizes are coloured in one sequential map (cividis, safe for colour-blind readers and in grey), categories in the
-Okabe-Ito palette. Every axis names its unit.
-"""
+"""Pictures of fits, forecasts, comparisons, allocations and designs: matplotlib figures, saved by the caller."""
 
 from __future__ import annotations
 
@@ -14,9 +10,24 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from analysis import surface
-from analysis.allocate import Allocation, frontier
-from analysis.compare import Comparison, distinct, scale_of
+from analysis.allocate import Allocation
+from analysis.compare import Comparison, scale_of
 from analysis.law import Law
+from analysis.panels import (
+    BLUE,
+    CATEGORIES,
+    GREEN,
+    GREY,
+    ORANGE,
+    UNITS,
+    VERMILION,
+    cloud_panel,
+    fit_panel,
+    isoloss_panel,
+    plain_log_ticks,
+    profile_panel,
+    residual_panel,
+)  # fmt: skip
 from lab.errors import LabError
 
 if TYPE_CHECKING:
@@ -28,12 +39,6 @@ if TYPE_CHECKING:
     from analysis.profile import Profile
     from analysis.result import Fit
 
-BLUE, VERMILION, GREEN, ORANGE, PURPLE, SKY, YELLOW = (
-    "#0072B2", "#D55E00", "#009E73", "#E69F00", "#CC79A7", "#56B4E9", "#F0E442",
-)  # fmt: skip
-CATEGORIES = (BLUE, VERMILION, GREEN, ORANGE, PURPLE, SKY)
-GREY = "#5a5a5a"
-UNITS = {"N": "parameters N", "D": "training tokens D", "C": "compute C (FLOPs)", "U": "unique tokens U"}
 PANELS = ("fit", "residuals", "isoloss", "cloud", "profile")
 STYLE: dict[str, Any] = {
     "font.size": 9,
@@ -80,158 +85,6 @@ def save(figure: Figure, path: str | Path) -> Path:
     return file
 
 
-def _sequential(values: np.ndarray) -> tuple[Any, Any]:
-    """A colour map and its logarithmic scale over `values`."""
-    import matplotlib as mpl
-    from matplotlib.colors import LogNorm
-
-    low, high = float(values.min()), float(values.max())
-    # The pale end of the map is left out: it disappears on white.
-    colours = mpl.colormaps["cividis"].resampled(256)(np.linspace(0, 0.88, 256))
-    cmap = mpl.colors.ListedColormap(colours)
-    return cmap, LogNorm(low / 1.05, high * 1.05) if high <= low * 1.001 else LogNorm(low, high)
-
-
-def _fit_axes(law: Law) -> tuple[str, str | None]:
-    """The variable along x, and the one that colours."""
-    names = [v.name for v in law.variables]
-    along = "D" if "D" in names else "C" if "C" in names else names[0]
-    return along, "N" if "N" in names and along != "N" else None
-
-
-def fit_panel(ax: Axes, fit: Fit) -> None:
-    """Observed losses and the fitted curve of each size."""
-    along, colour = _fit_axes(fit.law)
-    x, y = fit.table.columns[along], fit.table.loss
-    positive = bool(np.all(x > 0))
-    if colour is None:
-        order = np.argsort(x)
-        ax.plot(x[order], fit.fitted[order], color=VERMILION, lw=1.4, label=fit.law.name)
-        ax.plot(x, y, "o", color=BLUE, ms=4, mec="white", mew=0.4, label="runs")
-        ax.legend()
-    else:
-        sizes = fit.table.columns[colour]
-        cmap, norm = _sequential(sizes)
-        code = distinct(sizes)
-        levels = np.unique(code)
-        shown = levels if len(levels) <= 24 else levels[:: len(levels) // 24 + 1]
-        for k in shown:
-            at = code == k
-            if len(np.unique(x[at])) > 1:
-                _curve(ax, fit, at, along, cmap(norm(sizes[at].mean())))
-        points = ax.scatter(x, y, c=sizes, cmap=cmap, norm=norm, s=16, edgecolor="white", linewidth=0.4, zorder=3)
-        ax.figure.colorbar(points, ax=ax, label=UNITS.get(colour, colour), pad=0.02)
-    if positive:
-        ax.set_xscale("log")
-    ax.set_yscale("log")
-    _plain_log_ticks(ax)
-    ax.set(xlabel=UNITS.get(along, along), ylabel="loss (nats per token)", title=f"{fit.law.name}: {fit.status}")
-
-
-def _curve(ax: Axes, fit: Fit, at: np.ndarray, along: str, colour: Any) -> None:
-    """The fitted curve of the rows `at`, their other variables held at the first row's."""
-    x = fit.table.columns[along][at]
-    names = np.unique(fit.table.group[at])
-    grid = np.geomspace(x.min(), x.max(), 60)
-    others = {k: v[at] for k, v in fit.table.columns.items() if k != along}
-    if any(np.ptp(v) > 0.02 * np.abs(v).max() for k, v in others.items() if k != "N"):
-        return
-    columns = {k: np.full(60, v[0]) for k, v in others.items()} | {along: grid}
-    for g in names:
-        loss = surface.loss(fit.law, fit.params_of(fit.table.groups[g]), columns)
-        ax.plot(grid, loss, color=colour, lw=1.0, alpha=0.75)
-
-
-def _plain_log_ticks(ax: Axes) -> None:
-    """Round numbers on a logarithmic loss axis, which rarely spans a decade."""
-    from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator, ScalarFormatter
-
-    low, high = ax.get_ylim()
-    if high / low < 20:
-        ax.yaxis.set_major_locator(FixedLocator([t for t in MaxNLocator(7).tick_values(low, high) if low <= t <= high]))
-        ax.yaxis.set_major_formatter(ScalarFormatter())
-        ax.yaxis.set_minor_locator(NullLocator())
-
-
-def residual_panel(ax: Axes, fit: Fit) -> None:
-    """Relative residuals against scale, with a running median and the middle 95 %."""
-    r = 100 * (fit.fitted / fit.table.loss - 1)
-    try:
-        scale, label = scale_of(fit.table), "compute 6ND (FLOPs)"
-        if "C" not in fit.table.columns and not {"N", "D"} <= fit.table.columns.keys():
-            label = UNITS.get("D" if "D" in fit.table.columns else "N", "scale")
-    except LabError:
-        scale, label = np.arange(1.0, fit.n + 1), "row"
-    ends = np.quantile(r, [0.025, 0.975])
-    ax.axhspan(*ends, color=SKY, alpha=0.18, lw=0, label=f"middle 95 %: {ends[0]:+.2g} to {ends[1]:+.2g} %")
-    ax.axhline(0, color=GREY, lw=0.8)
-    groups = fit.table.groups
-    for g, name in enumerate(groups[: len(CATEGORIES)]):
-        at = fit.table.group == g
-        ax.plot(scale[at], r[at], "o", ms=3.2, color=CATEGORIES[g], alpha=0.75, mec="none",
-                label=name if len(groups) > 1 else None)  # fmt: skip
-    if fit.n >= 30:
-        order = np.argsort(scale)
-        parts = np.array_split(order, min(12, fit.n // 10))
-        ax.plot([np.exp(np.log(scale[p]).mean()) for p in parts], [np.median(r[p]) for p in parts],
-                color=VERMILION, lw=1.6, label="running median")  # fmt: skip
-    ax.set_xscale("log")
-    ax.legend(loc="best")
-    ax.set(xlabel=label, ylabel="predicted / observed loss - 1 (%)", title="residuals")
-
-
-def isoloss_panel(
-    ax: Axes,
-    law: Law,
-    params: surface.Values,
-    points: Mapping[str, np.ndarray],
-    x: surface.Values | None = None,
-    reach: float = 4.0,
-) -> None:
-    """Contours of equal loss over N and D, the runs, and the compute-optimal frontier."""
-    n, d = np.asarray(points["N"]), np.asarray(points["D"])
-    grid_n = np.geomspace(n.min() / reach, n.max() * reach, 90)
-    grid_d = np.geomspace(d.min() / reach, d.max() * reach, 90)
-    nn, dd = np.meshgrid(grid_n, grid_d)
-    loss = surface.loss(law, params, {**(x or {}), "N": nn, "D": dd})
-    low, high = np.nanquantile(loss, [0.01, 0.97])
-    marks = np.geomspace(low, high, 11)
-    lines = ax.contour(nn, dd, loss, levels=marks, cmap=_sequential(marks)[0], linewidths=0.9, alpha=0.9)
-    ax.clabel(lines, fmt="%.2f", fontsize=7)
-    ax.plot(n, d, "o", ms=3, color=GREY, alpha=0.6, mec="none", label="runs")
-    budgets = np.geomspace(6 * grid_n[0] * grid_d[0], 6 * grid_n[-1] * grid_d[-1], 60)
-    with contextlib.suppress(LabError):
-        best = frontier(law, params, budgets, x)
-        if np.isfinite(best["N"]).any():
-            ax.plot(best["N"], best["D"], color=VERMILION, lw=2, label="least loss for its compute")
-    ax.set(xscale="log", yscale="log", xlim=(grid_n[0], grid_n[-1]), ylim=(grid_d[0], grid_d[-1]))
-    ax.legend(loc="upper left", frameon=True, facecolor="white", framealpha=0.85, edgecolor="none")
-    ax.set(xlabel=UNITS["N"], ylabel=UNITS["D"], title="loss in nats over size and tokens")
-
-
-def cloud_panel(ax: Axes, fit: Fit, draws: Mapping[str, np.ndarray]) -> None:
-    """Bootstrap draws of the two most correlated among shapes and the first coefficient, with the fit."""
-    labels = [k for k in draws if np.ptp(draws[k]) > 0]
-    if len(labels) < 2:
-        raise LabError("A bootstrap cloud needs two parameters that vary.")
-    shapes = [k for k in labels if fit.law.parameter[k.split("[")[0]].role == "shape"]
-    # A coefficient and its exponent always move together; the floor is the one worth seeing.
-    pool = [*(k for k in labels if k not in shapes)][:1] + shapes
-    pool = pool if len(pool) >= 2 else labels
-    table = np.corrcoef([np.argsort(np.argsort(draws[k])) for k in pool])
-    np.fill_diagonal(table, 0)
-    i, j = np.unravel_index(np.argmax(np.abs(table)), table.shape)
-    a, b = pool[min(i, j)], pool[max(i, j)]
-    ax.plot(draws[a], draws[b], "o", ms=2.2, color=BLUE, alpha=0.25, mec="none", label=f"{len(draws[a])} resamples")
-    ax.plot(fit.params[a], fit.params[b], "o", ms=8, color=VERMILION, mec="white", label="fit")
-    for name, set_limits in ((a, ax.set_xlim), (b, ax.set_ylim)):
-        low, high = np.quantile(draws[name], [0.005, 0.995])
-        margin = 0.15 * (high - low)
-        set_limits(low - margin, high + margin)
-    ax.legend(loc="best")
-    ax.set(xlabel=a, ylabel=b, title=f"bootstrap (rank correlation {table[i, j]:+.2f})")
-
-
 def fit_figure(
     fit: Fit,
     draws: Mapping[str, np.ndarray] | None = None,
@@ -271,22 +124,6 @@ def fit_figure(
         if title:
             figure.suptitle(title, fontsize=10, x=0.01, ha="left", color=GREY)
     return figure
-
-
-def profile_panel(ax: Axes, profiles: Mapping[str, Profile]) -> None:
-    """How much worse the best fit gets as one parameter is held away from its optimum, in units of that optimum."""
-    limit = max(p.limit for p in profiles.values())
-    for k, (label, p) in enumerate(profiles.items()):
-        centre = p.interval.estimate or 1.0
-        near = p.statistic <= 3.2 * limit
-        ax.plot(p.values[near] / centre, p.statistic[near] / p.limit, "-", marker="osD^vP"[k % 6], ms=3,
-                color=CATEGORIES[k % len(CATEGORIES)], lw=1.3, label=label)  # fmt: skip
-    ax.axhline(1, color=GREY, lw=1, ls="--")
-    level = next(iter(profiles.values())).interval.level
-    ax.annotate(f"{level:.0%} interval", (0.01, 1), xycoords=("axes fraction", "data"), fontsize=7.5, va="bottom")
-    ax.set(xlabel="parameter / its fitted value", ylabel="profile statistic / its limit", title="profile likelihood")
-    ax.set_ylim(0, 3.2)
-    ax.legend(ncols=2)
 
 
 def comparison_figure(result: Comparison) -> Figure:
@@ -334,7 +171,7 @@ def forecast_figure(fit: Fit, predictions: Sequence[Prediction]) -> Figure:
         ax.plot(at, loss, "D", ms=6, color=VERMILION, mec="white", zorder=4, label="predicted")
         ax.set(xscale="log", yscale="log", xlabel="compute 6ND (FLOPs)", ylabel="loss (nats per token)")
         ax.set_title(f"{fit.law.name}: forecasts")
-        _plain_log_ticks(ax)
+        plain_log_ticks(ax)
         ax.legend()
     return figure
 
