@@ -34,7 +34,8 @@ PAD = 0
 NORM_EPS = 1e-5  # arXiv:2404.07982's code, and LLaMA-2
 INIT_STD = 0.02
 ROPE_BASE = 10_000.0
-# Unrolled layers run faster on CPU while they are few; scanned ones compile faster and win for deep, tiny shapes.
+# On CPU unrolled layers train 25 % (4 layers of 64), 20 % (6 of 96), 11 % (10 of 160) faster than scanned ones, but
+# from about 8 layers on they take four times as long to compile (10 layers: 17 s against 4 s).
 UNROLL_UP_TO = 8
 
 

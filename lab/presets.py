@@ -97,7 +97,10 @@ def names() -> list[str]:
 
 
 def _nano(layers: int, vocab: int, context: int, family: Family) -> ModelConfig:
-    """d = 16 L with heads of 16: about 3072 L^3 parameters in the layers, 25k (L = 2) to 3.1M (L = 10).
+    """d = 16 L with L heads of 16: about 3072 L^3 parameters in the layers, 25k (L = 2) to 3.1M (L = 10).
+
+    Heads of 32 train 6 % faster (L = 4 and 8, context 128, two CPU cores), but divide only every other width and leave
+    the smallest shape a single head; heads of 16 give one rule for the whole ladder.
 
     The feed-forward width is 4 d (gpt2), or 8/3 d rounded up to a multiple of 16 (llama), so that both families have
     about 12 d^2 parameters a layer.
