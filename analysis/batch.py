@@ -70,18 +70,21 @@ def residuals(problem: Problem, points: Points, y: Any, z: Any, constant: Mappin
     return (jnp.broadcast_to(pred, jnp.shape(y)) - y) / points.noise
 
 
-def value_at(problem: Problem, points: Points, y: Any, w: Any, z: Any, constant: Mapping[str, Any]) -> jax.Array:
+def value_at(
+    problem: Problem, points: Points, y: Any, w: Any, z: Any, constant: Mapping[str, Any], delta: Any
+) -> jax.Array:
     """The objective at z, with |r| itself for least absolute deviations."""
     objective = problem.objective
     r = residuals(problem, points, y, z, constant)
-    rho = jnp.abs(r) if objective.kind == "absolute" else objective.rho(r, objective.delta)
+    rho = jnp.abs(r) if objective.kind == "absolute" else objective.rho(r, delta)
     return jnp.sum(jnp.where(w > 0, w * rho, 0.0))
 
 
 @functools.lru_cache(maxsize=64)
 def _compiled_value(problem: Problem) -> Any:
-    def chunk(points: Points, y: Any, w: Any, z: Any, constant: Any) -> Any:
-        return (jax.vmap(functools.partial(value_at, problem, points))(y, w, z, constant),)
+    def chunk(points: Points, y: Any, w: Any, z: Any, constant: Any, delta: Any) -> Any:
+        one = jax.vmap(functools.partial(value_at, problem, points), in_axes=(0, 0, 0, 0, None))
+        return (one(y, w, z, constant, delta),)
 
     return jax.jit(chunk)
 
@@ -125,17 +128,17 @@ def pad_points(points: Points, n_to: int) -> Points:
 
 def evaluate(problem: Problem, points: Points, batch: Batch, z: np.ndarray) -> np.ndarray:
     """The objective [B] of fit b at coordinates z[b]; z [B, q]."""
-    function = _compiled_value(problem)
+    function = _compiled_value(problem.code)
 
     def call(points: Points, y: Any, w: Any, z: Any, constant: Any, rows: np.ndarray) -> Any:
-        return function(points, y, w, z, constant)
+        return function(points, y, w, z, constant, problem.objective.delta)
 
     return chunks(call, points, batch, np.arange(len(z)), z)[0]
 
 
 def describe(problem: Problem, points: Points, batch: Batch, z: np.ndarray) -> tuple[dict[str, np.ndarray], np.ndarray]:
     """Free parameters in natural units, name -> [B] or [B, G], and residuals over the noise [B, n], at z [B, q]."""
-    function = _compiled_params(problem)
+    function = _compiled_params(problem.code)
     n = len(points.group)
 
     def call(points: Points, y: Any, w: Any, z: Any, constant: Any, rows: np.ndarray) -> Any:
@@ -151,7 +154,7 @@ def jacobian(problem: Problem, points: Points, z: np.ndarray, constant: Mapping[
     padded_points = pad_points(points, padded(n))
     with jax.enable_x64(True):
         y = np.zeros(padded(n))
-        return np.asarray(_compiled_jacobian(problem)(padded_points, y, np.asarray(z), dict(constant)))[:n]
+        return np.asarray(_compiled_jacobian(problem.code)(padded_points, y, np.asarray(z), dict(constant)))[:n]
 
 
 def chunks(

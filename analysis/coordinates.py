@@ -52,6 +52,11 @@ class Problem:
     def q(self) -> int:
         return len(self.free)
 
+    @property
+    def code(self) -> Problem:
+        """The problem with what compiled code takes as an argument left out, so that it is shared."""
+        return dataclasses.replace(self, objective=dataclasses.replace(self.objective, delta=1.0))
+
     def parameter(self, k: int) -> Parameter:
         return self.law.parameter[self.free[k].name]
 

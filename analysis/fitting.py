@@ -13,7 +13,7 @@ import numpy as np
 from analysis import laws, starts
 from analysis.batch import Batch, Points, describe, evaluate, jacobian
 from analysis.coordinates import Problem, bounds, make_problem, to_coordinates
-from analysis.identify import centre_of, condition_of, directions
+from analysis.identify import centre_of, condition_of, directions, in_own_units
 from analysis.law import Law
 from analysis.objective import Objective
 from analysis.objective import objective as objective_named
@@ -30,6 +30,8 @@ KEPT_CELLS = 12
 RANDOM_STARTS = 20
 # Huber's corner in units of the noise when each point has its own (95 % efficient for Gaussian errors).
 NOISE_DELTA = 1.345
+# A coefficient whose term moves no prediction by more than this share of the loss is 0.
+VANISHED = 1e-9
 
 
 def fit(
@@ -231,12 +233,13 @@ def _result(view: View, frozen: Mapping[str, float], solution: Solution, seconds
     labels = tuple(f.label(table.groups) for f in problem.free)
     constant = {k: np.asarray(v, float) for k, v in frozen.items()}
     jac = jacobian(problem, view.points, z, constant) * np.sqrt(view.w)[:, None]
-    null = directions(jac, labels)
+    effects = in_own_units(problem, jac, z)
+    null = directions(effects, labels)
     named, r = describe(problem, view.points, view.batch(solution.z, frozen), solution.z)
     every = labelled(view, named)
     params = {k: float(v[best]) for k, v in every.items()}
-    flags = [*_edge_flags(problem, z, labels, params), *_null_flags(problem, z, null, labels)]
-    if not solution.converged[best]:
+    flags = [*_edge_flags(problem, z, labels, params, effects), *_null_flags(problem, effects, null, labels)]
+    if not solution.converged[best] and not any(f.kind in ("degenerate", "bound hit") for f in flags):
         flags.append(Flag("not converged", f"the solver stopped after {int(solution.steps[best])} steps"))
     minima, reached = _minima(view, every, r, solution, best)
     near = [m for m in minima if m.objective - value <= max(0.01, 4 / table.n) * abs(value)]
@@ -248,19 +251,24 @@ def _result(view: View, frozen: Mapping[str, float], solution: Solution, seconds
         )
     kinds = {f.kind for f in flags}
     status: Status = next((s for s in STATUSES if s in kinds), "converged")
+    left = r[best] * view.points.noise
     return Fit(
-        problem.law, table, problem.objective, params, dict(frozen), status, tuple(flags), value, r[best] * view.points.noise,
+        problem.law, table, problem.objective, params, dict(frozen), status, tuple(flags), value, left,
         condition_of(jac), null, minima, reached, seconds, problem, z,
     )  # fmt: skip
 
 
-def _edge_flags(problem: Problem, z: np.ndarray, labels: tuple[str, ...], params: Mapping[str, float]) -> list[Flag]:
+def _edge_flags(
+    problem: Problem, z: np.ndarray, labels: tuple[str, ...], params: Mapping[str, float], effects: np.ndarray
+) -> list[Flag]:
+    """`effects` is the Jacobian in own units: a coefficient without effect on any point is 0."""
     low, high = bounds(problem)
     flags = []
     for k, label in enumerate(labels):
         p, value = problem.parameter(k), params[label]
         span = max(abs(high[k] - low[k]), 1.0) if np.isfinite(high[k] - low[k]) and p.role == "shape" else 1.0
-        if z[k] <= low[k] + 1e-9 * span:
+        gone = p.role == "coefficient" and low[k] == 0 and np.max(np.abs(effects[:, k])) <= VANISHED
+        if gone or (p.role == "shape" and z[k] <= low[k] + 1e-9 * span):
             flags.append(Flag("bound hit", f"{label} is at its lower bound {p.lower:g}"))
         elif z[k] >= high[k] - 1e-9 * span:
             flags.append(Flag("bound hit", f"{label} runs to its upper bound {p.upper:g}: it is unbounded above"))
@@ -271,8 +279,12 @@ def _edge_flags(problem: Problem, z: np.ndarray, labels: tuple[str, ...], params
     return flags
 
 
-def _null_flags(problem: Problem, z: np.ndarray, null: Sequence[Any], labels: tuple[str, ...]) -> list[Flag]:
-    vanished = [labels[k] for k in range(problem.q) if problem.parameter(k).role == "coefficient" and abs(z[k]) <= 1e-9]
+def _null_flags(problem: Problem, effects: np.ndarray, null: Sequence[Any], labels: tuple[str, ...]) -> list[Flag]:
+    vanished = [
+        labels[k]
+        for k in range(problem.q)
+        if problem.parameter(k).role == "coefficient" and np.max(np.abs(effects[:, k])) <= VANISHED
+    ]
     flags = []
     for direction in null:
         if len(direction.weights) == 1 and vanished:

@@ -38,6 +38,12 @@ def centre_of(x: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     return {k: np.asarray(np.exp(np.log(v).mean()) if np.all(v > 0) else v.mean()) for k, v in x.items()}
 
 
+def in_own_units(problem: Problem, jac: np.ndarray, z: np.ndarray) -> np.ndarray:
+    """The Jacobian [n, q] per unit of each shape and per relative change of each coefficient."""
+    factors = np.array([problem.parameter(k).role == "coefficient" for k in range(problem.q)])
+    return jac * np.where(factors, np.maximum(np.abs(z), 1e-12), 1.0)
+
+
 def directions(
     jac: np.ndarray, labels: tuple[str, ...], tolerance: float = RANK_TOLERANCE
 ) -> tuple[NullDirection, ...]:
@@ -97,4 +103,5 @@ def null_directions(
     z = to_coordinates(problem, params, points.centre)
     constant = {k: np.asarray(params[k], float) for k in frozen}
     labels = tuple(f.name for f in problem.free)
-    return directions(jacobian(problem, points, z, constant), labels, tolerance)
+    jac = in_own_units(problem, jacobian(problem, points, z, constant), z)
+    return directions(jac, labels, tolerance)

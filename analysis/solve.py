@@ -13,6 +13,7 @@ from analysis.batch import Batch, Points, chunks, evaluate, residuals
 from analysis.coordinates import Problem, bounds
 
 GAUSS_NEWTON_STEPS = 12
+LOG_STEP = 0.7
 NEWTON_ROUNDS = (5, 10, 40, 150)
 # Least absolute deviations are reached as the limit of Huber's function at these corners.
 ABSOLUTE_DELTAS = (1e-2, 1e-3, 1e-4, 1e-6, 1e-8, 1e-10)
@@ -58,6 +59,7 @@ class _State(NamedTuple):
     g: Any
     h: Any
     majorant: Any
+    rounding: Any
     damping: Any
     steps: Any
     done: Any
@@ -77,11 +79,12 @@ def _descend(
     """
     objective, q = problem.objective, problem.q
     basis = jnp.eye(q)
+    factors = jnp.array([problem.parameter(k).role == "coefficient" for k in range(q)])
 
     def r_of(z: Any) -> jax.Array:
         return jnp.where(w > 0, residuals(problem, points, y, z, constant), 0.0)
 
-    def evaluate(z: Any) -> tuple[Any, Any, Any, Any]:
+    def evaluate(z: Any) -> tuple[Any, Any, Any, Any, Any]:
         r, push = jax.linearize(r_of, z)
         jac = jax.vmap(push)(basis)  # [q, n]
         f = jnp.sum(w * objective.rho(r, delta))
@@ -96,7 +99,9 @@ def _descend(
 
         h = jax.lax.cond(exact, newton, lambda: majorant)
         sane = jnp.isfinite(f) & jnp.all(jnp.isfinite(g)) & jnp.all(jnp.isfinite(h))
-        return jnp.where(sane, f, jnp.inf), g, h, majorant
+        # What rounding of the predictions does to f: no smaller decrease can be seen.
+        rounding = 2.3e-16 * jnp.sum(jnp.abs(wpsi) * (1 + jnp.abs(y)) / points.noise)
+        return jnp.where(sane, f, jnp.inf), g, h, majorant, rounding
 
     def body(s: _State) -> _State:
         live = ~(((s.z <= low) & (s.g > 0)) | ((s.z >= high) & (s.g < 0)))
@@ -114,23 +119,28 @@ def _descend(
         )
         ok = positive[0]
         step = jnp.where(ok, both_steps[0], both_steps[1])
-        z = jnp.clip(s.z - jnp.where(live, step / d, 0.0), low, high)
+        dz = -jnp.where(live, step / d, 0.0)
+        # A factor moves by its logarithm, along which the valleys of steep exponents are straight, unless it is to
+        # shrink or grow so far that the way to 0 should stay open.
+        share = jnp.where(factors & (s.z > 0), dz / jnp.where(s.z > 0, s.z, 1.0), jnp.inf)
+        z = jnp.where(jnp.abs(share) < LOG_STEP, s.z * jnp.exp(jnp.clip(share, -1.0, 1.0)), s.z + dz)
+        z = jnp.clip(z, low, high)
         dz = z - s.z
         gain = -(s.g @ dz) - 0.5 * dz @ jnp.where(ok, s.h, s.majorant) @ dz
-        f, g_new, h_new, majorant_new = evaluate(z)
+        f, g_new, h_new, majorant_new, rounding_new = evaluate(z)
         better = f <= s.f
         ratio = (s.f - f) / jnp.maximum(gain, 1e-300)
         factor = jnp.where(better, jnp.where(ratio > 0.75, 0.1, jnp.where(ratio < 0.25, 3.0, 1.0)), 6.0)
         damping = jnp.clip(s.damping * factor, 1e-14, 1e12)
         # A Gauss-Newton phase only has to come near; its steps shrink geometrically.
-        floor = jnp.where(exact, 1e-15, 1e-7) * s.f + 1e-32 * jnp.sum(w)
+        floor = jnp.where(exact, 1e-15, 1e-7) * s.f + s.rounding + 1e-32 * jnp.sum(w)
         done = (jnp.abs(gain) <= floor) | (~better & (damping > 1e11))
 
         def pick(new: Any, old: Any) -> Any:
             return jnp.where(better, new, old)
 
         return _State(
-            pick(z, s.z), pick(f, s.f), pick(g_new, s.g), pick(h_new, s.h), pick(majorant_new, s.majorant),
+            pick(z, s.z), pick(f, s.f), pick(g_new, s.g), pick(h_new, s.h), pick(majorant_new, s.majorant), pick(rounding_new, s.rounding),
             damping, s.steps + 1, done,
         )  # fmt: skip
 
@@ -200,7 +210,7 @@ def _run(
     problem: Problem, points: Points, batch: Batch, fit_of: np.ndarray, z: np.ndarray, damping: float | np.ndarray,
     delta: float, exact: bool, limit: int,
 ) -> tuple[np.ndarray, ...]:  # fmt: skip
-    function = _compiled_descend(problem)
+    function = _compiled_descend(problem.code)
     damping = np.broadcast_to(np.asarray(damping, float), (len(z),))
     low, high = (np.broadcast_to(v, z.shape) for v in bounds(problem))
     if batch.held is not None:

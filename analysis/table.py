@@ -335,8 +335,9 @@ def _refuse_mixed(rows: _Rows, columns: Sequence[str]) -> None:
         if column in rows.frame.columns:
             values = sorted({str(v) for v in rows.frame[column][rows.keep]})
             if len(values) > 1:
+                shown = ", ".join(values[:3])
                 raise LabError(
-                    f"The rows mix {len(values)} values of {column}, whose losses do not compare: {', '.join(values[:3])}.",
+                    f"The rows mix {len(values)} values of {column}, whose losses do not compare: {shown}.",
                     f"Fit one at a time, make it the group, or name it: mixed=({column!r},).",
                 )
 
