@@ -213,7 +213,7 @@ def compare(
     scale = scale_of(first) if by == FORWARD else np.ones(first.n)
     free = max(len(f.parameters) * (1 if not first.groups else len(first.groups)) for f in forms)
     least = max(free + 1, first.n // 5)
-    folds = forward_folds(scale, least) if by == FORWARD else _value_folds(first, frame, by, free + 1)
+    folds = forward_folds(scale, least) if by == FORWARD else _value_folds(tables, frame, by, free + 1)
     observed = np.concatenate([first.loss[f.test] for f in folds])
     fold = np.concatenate([np.full(f.test.sum(), i) for i, f in enumerate(folds)])
     predicted, scores = {}, []
@@ -257,9 +257,10 @@ def _common_rows(frame: pd.DataFrame, forms: Sequence[Law], options: Mapping[str
     return [t.select(np.isin(t.row, sorted(common))) for t in tables]
 
 
-def _value_folds(table: Table, frame: pd.DataFrame, by: str, least: int) -> tuple[Fold, ...]:
-    if by in table.columns:
-        values = np.asarray(table.columns[by])
+def _value_folds(tables: Sequence[Table], frame: pd.DataFrame, by: str, least: int) -> tuple[Fold, ...]:
+    known = {name: values for t in tables for name, values in t.columns.items()}
+    if by in known:
+        values = np.asarray(known[by])
         codes = levels(values) if np.all(values > 0) else np.unique(values, return_inverse=True)[1]
         names = []
         for c in range(codes.max() + 1):
@@ -269,9 +270,9 @@ def _value_folds(table: Table, frame: pd.DataFrame, by: str, least: int) -> tupl
     if by not in frame.columns:
         raise LabError(
             f"Cannot leave out by {by!r}: neither a variable nor a column.",
-            f"Variables: {', '.join(table.columns)}; columns: {', '.join(map(str, frame.columns))}.",
+            f"Variables: {', '.join(known)}; columns: {', '.join(map(str, frame.columns))}.",
         )
-    labels, codes = np.unique(frame[by].astype(str).to_numpy()[table.row], return_inverse=True)
+    labels, codes = np.unique(frame[by].astype(str).to_numpy()[tables[0].row], return_inverse=True)
     return leave_one_out(codes, [f"{by} {v}" for v in labels], least)
 
 

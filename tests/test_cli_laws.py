@@ -244,6 +244,20 @@ def test_design_refuses_the_line_and_accepts_what_it_makes(tmp_path: Path, capsy
     assert pd.read_csv(made).eval("6 * N * D").sum() <= 1e18 * 1.0001
 
 
+def test_a_fit_that_is_not_identified_is_refused(tmp_path: Path, capsys) -> None:  # type: ignore[no-untyped-def]
+    n = np.geomspace(1e6, 1e8, 8)
+    line = tmp_path / "line.csv"
+    loss = 1.55 + 420 / n**0.4 + 433 / ((20 * n) ** 0.2 * n**0.08)
+    pd.DataFrame({"N": n, "D": 20 * n, "loss": loss}).to_csv(line, index=False)
+    arguments = ["fit", str(line), "--law", "cpt", "--frozen", "E=1.55", "A=420", "alpha=.4"]
+    assert main([*arguments, "--json"]) == 3
+    form = _json(capsys)
+    assert form["status"] == "not identified" and form["intervals"] == {}
+    assert any("beta and gamma cannot be told apart" in text for text in form["null_directions"])
+    assert main(["allocate", *arguments[1:], "--budget", "1e20"]) == 1
+    assert "cannot be told apart" in capsys.readouterr().err
+
+
 def test_audit_refits_every_count(runs: Path, capsys) -> None:  # type: ignore[no-untyped-def]
     assert (
         main(
@@ -291,6 +305,8 @@ def test_laws_are_listed(capsys) -> None:  # type: ignore[no-untyped-def]
         (["fit", "RUNS", "--where", "language == 'xx'"], "No row"),
         (["fit", "RUNS", *COLUMNS, "--frozen", "alpha"], "not NAME=VALUE"),
         (["fit", "RUNS", *COLUMNS, "--frozen", "alpha=x"], "not a number"),
+        (["fit", "RUNS", "--derive", "x"], "not NAME=EXPRESSION"),
+        (["fit", "RUNS", "--derive", "x=nothing*2"], "--derive"),
         (["fit", "RUNS", *COLUMNS, "--objective", "hubris"], "Unknown objective"),
         (["predict", "RUNS", *COLUMNS], "nothing to predict"),
         (["allocate", "--law", "tied"], "no budget"),

@@ -6,13 +6,11 @@ import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lab.commands.law_options import assumed_params, numbers, pairs, prepare_jax, print_json
+from lab.commands.law_options import REFUSED, assumed_params, numbers, pairs, prepare_jax, print_json
 from lab.errors import LabError
 
 if TYPE_CHECKING:
     from analysis.design import DesignReport
-
-REFUSED = 3
 
 
 @dataclasses.dataclass(frozen=True)

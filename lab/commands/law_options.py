@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
     from analysis.law import Law
 
+# Exit code of a fit or design whose parameters the rows cannot determine.
+REFUSED = 3
+
 # Result tables of this laboratory name their exclusion rule here; fits drop such rows and say so.
 EXCLUSION = "exclusion"
 

@@ -80,11 +80,11 @@ def comparison_table(result: Comparison) -> Table:
     names = list(result.baselines)
     lines = [f"{len(result.observed)} predictions in {len(result.folds)} folds"]
     if baselines:
-        lines.append(f"skill: 1 - error / error of a naive prediction ({baselines})")
+        lines.append(f"vs: skill, 1 - error / error of a naive prediction ({baselines})")
     lines.append("AIC and BIC, above the least, are shown and not used: they do not predict extrapolation")
     out = _table(
         f"error on unseen rows, {result.by} ({result.n} rows)",
-        ("law", "error", "bias", "slope", "coverage", "band", *(f"skill: {n}" for n in names), "AIC", "BIC"),
+        ("law", "error", "bias", "slope", "coverage", "band", *(f"vs {n}" for n in names), "AIC", "BIC"),
         "\n".join(lines),
     )
     aic, bic = min(s.aic for s in result.scores), min(s.bic for s in result.scores)

@@ -10,6 +10,7 @@ import tyro
 
 from lab.commands import design
 from lab.commands.law_options import (
+    REFUSED,
     TableOptions,
     assumed_params,
     draws_for,
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 @dataclasses.dataclass(frozen=True)
 class Fit(TableOptions):
     """Fit a law to a table: parameters, intervals, and whether they may be believed.
+
+    Exit code 3 where the table does not determine the parameters, or the solver did not finish.
 
     The first run on a machine compiles (tens of seconds); compiled code is kept in the user's cache folder, and later
     runs of the same law and table size start at once.
@@ -67,9 +70,9 @@ class Fit(TableOptions):
             form = result.as_dict() | {"table": str(self.table)}
             ends = {k: _interval_form(v) for k, v in intervals.items()}
             print_json(form | {"intervals": ends, "flags": [*form["flags"], *notes]})
-            return 0
-        _print_fit(result, intervals, [n["text"] for n in notes], self.card)
-        return 0
+        else:
+            _print_fit(result, intervals, [n["text"] for n in notes], self.card)
+        return 0 if result.identified else REFUSED
 
     def _intervals(self, result: FitResult) -> tuple[dict[str, Any], Any, Any, list[dict[str, str]]]:
         """Intervals by label, draws, profiles and flags; none for a fit without any."""
