@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from analysis.batch import Points, jacobian
-from analysis.coordinates import make_problem, to_coordinates
+from analysis.coordinates import Problem, make_problem, to_coordinates
 from analysis.law import Law
 
 # Singular values of the Jacobian with unit columns, below which a direction counts as unseen. Rounded sizes of a

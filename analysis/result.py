@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +16,9 @@ from analysis.law import Law
 from analysis.objective import Objective
 from analysis.table import Drop, Table
 from lab.errors import LabError
+
+if TYPE_CHECKING:
+    from analysis.intervals import Interval
 
 # From worst to best; a fit has the first that applies, and `flags` lists every one that does.
 Status = Literal["not converged", "not identified", "degenerate", "bound hit", "several minima", "converged"]
@@ -117,6 +120,14 @@ class Fit:
         """1 - residual / total sum of squares of the loss in nats."""
         y = self.table.loss
         return float(1 - np.sum((self.fitted - y) ** 2) / np.sum((y - y.mean()) ** 2))
+
+    def intervals(
+        self, level: float = 0.95, method: str | None = None, resamples: int = 1000, seed: int = 0
+    ) -> dict[str, Interval]:
+        """An interval for every free parameter; see `analysis.intervals.intervals`."""
+        from analysis.intervals import intervals
+
+        return intervals(self, level, method, resamples, seed)  # type: ignore[arg-type]
 
     def as_dict(self) -> dict[str, Any]:
         """One JSON-ready object."""

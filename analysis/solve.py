@@ -140,7 +140,8 @@ def _descend(
             return jnp.where(better, new, old)
 
         return _State(
-            pick(z, s.z), pick(f, s.f), pick(g_new, s.g), pick(h_new, s.h), pick(majorant_new, s.majorant), pick(rounding_new, s.rounding),
+            pick(z, s.z), pick(f, s.f), pick(g_new, s.g), pick(h_new, s.h), pick(majorant_new, s.majorant),
+            pick(rounding_new, s.rounding),
             damping, s.steps + 1, done,
         )  # fmt: skip
 
