@@ -97,6 +97,7 @@ def _print_stores(stores: list[TokenStore]) -> None:
     from lab.data.store import SPLITS
 
     table = Table("corpus", "split", "documents", "tokens", "bytes", "tokens/byte")
+    table.columns[0].overflow = "fold"
     for column in table.columns[2:]:
         column.justify = "right"
     console = Console()

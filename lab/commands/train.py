@@ -48,7 +48,7 @@ class Train:
     """Peak learning rate."""
     schedule: Literal["cosine", "wsd", "constant"] = "cosine"
     """Learning-rate schedule."""
-    warmup: float = 0.05
+    warmup: float = 0.1
     """Share of the run in which the rate rises."""
     weight_decay: float = 0.0
     """AdamW's decay."""
