@@ -18,7 +18,7 @@ import numpy as np
 from analysis import surface
 from analysis.batch import Points, jacobian
 from analysis.coordinates import Problem, make_problem, to_coordinates, to_params
-from analysis.identify import NullDirection, centre_of, directions
+from analysis.identify import NullDirection, centre_of, directions, in_own_units
 from analysis.law import Law
 from analysis.objective import Objective
 from lab.errors import LabError
@@ -108,7 +108,7 @@ class DesignReport:
         out = [because + d.text for d in self.null]
         if not self.null:
             out += [
-                f"{e.label} = {e.value:.3g} would be known only to +- {e.se:.2g} (noise {self.noise:.2g})"
+                f"{because}{e.label} = {e.value:.3g} would be known only to +- {e.se:.2g} (noise {self.noise:.2g})"
                 for e in self.errors
                 if e.weak
             ]
@@ -262,7 +262,7 @@ def check(
     model = linearise(law, x, groups, params, frozen, shared)
     labels = tuple(f.label(groups) for f in model.problem.free)
     rows = model.rows(x, codes) / sigma[:, None]
-    null = directions(rows, labels)
+    null = directions(in_own_units(model.problem, rows, model.z), labels)
     covariance = _inverse(rows)
     errors = _errors(model, labels, covariance, null)
     aim = None if target is None else target_row(law, model, target, target_group)
@@ -272,7 +272,7 @@ def check(
     if suggest and {"N", "D"} <= x.keys():
         # What reveals a null direction comes before what sharpens a forecast.
         extra = _next_runs(model, x, codes, rows, None if null else aim, float(np.median(sigma)))
-    confounded = _confounded(x) if null else ()
+    confounded = _confounded(x) if null or any(e.weak for e in errors) else ()
     return DesignReport(
         law.name, n, float(np.median(sigma)), len(labels) - len(null), len(labels), null, confounded, errors, target,
         forecast, cost, branched, extra,

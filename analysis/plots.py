@@ -227,7 +227,7 @@ def design_figure(report: DesignReport, columns: Mapping[str, np.ndarray]) -> Fi
                 right.plot(relative[at], y[at], "o", ms=8, color=colour, label=text)
         right.axvline(1, color="#bbbbbb", lw=0.8)
         right.set_ylim(-0.7, len(names) - 0.3)
-        right.legend(loc="lower right")
+        right.legend(loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=2)
         for k, e in zip(y, report.errors, strict=True):
             text = "not identified" if not np.isfinite(e.relative) else f"{e.value:.3g} ± {e.se:.2g}"
             right.annotate(
