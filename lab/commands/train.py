@@ -161,7 +161,8 @@ def _language_names(corpora: tuple[str, ...]) -> list[str]:
     names: list[str] = []
     for spec in corpora:
         corpus = open_corpus(spec)
-        name = corpus.language if corpus.language != "und" else corpus.name.partition(":")[2].partition("?")[0]
+        file = corpus.name.partition(":")[2].partition("?")[0]
+        name = corpus.language if corpus.language != "und" else file.partition(".")[0]
         if name in names:
             name = f"{name}-{names.count(name) + 1}"
         names.append(name)
