@@ -4,8 +4,9 @@
 
 Both sides train the gpt2-family decoder of the same shape in float32 with AdamW on random tokens. Each contender is a
 process of its own that compiles, warms up, and then waits; the parent lets one at a time run a few steps, in rounds of
-changing order, so that a busy machine slows all of them alike. Printed are medians over the rounds and the median of
-the rounds' ratios.
+changing order. Printed are medians over the rounds: wall-clock and CPU milliseconds a step, and the rounds' ratios of
+wall-clock time to eager PyTorch. On a busy machine the waiting threads of one contender suffer more than another's, so
+the load that other processes put on the cores is printed, too: ratios count only where it is near 0.
 
 The interpreter given as `--torch-python` needs only PyTorch, so that it may live outside this project's environment.
 """
@@ -118,9 +119,9 @@ def serve(side: Callable[[int], None]) -> None:
     side(2)
     print(json.dumps("ready"), flush=True)
     for line in sys.stdin:
-        begin = time.perf_counter()
+        begin, cpu = time.perf_counter(), time.process_time()
         side(int(line))
-        print(json.dumps(time.perf_counter() - begin), flush=True)
+        print(json.dumps([time.perf_counter() - begin, time.process_time() - cpu]), flush=True)
 
 
 class Contender:
@@ -143,17 +144,24 @@ class Contender:
     def ready(self) -> bool:
         return all(p.stdout is not None and p.stdout.readline() for p in self.processes)
 
-    def seconds(self, steps: int) -> float:
-        """Wall-clock seconds until all processes have made `steps` steps."""
+    def seconds(self, steps: int) -> tuple[float, float]:
+        """Wall-clock seconds until all processes have made `steps` steps, and the CPU seconds of all of them."""
         for p in self.processes:
             assert p.stdin is not None
             p.stdin.write(f"{steps}\n")
             p.stdin.flush()
-        return max(float(json.loads(p.stdout.readline())) for p in self.processes if p.stdout is not None)
+        replies = [json.loads(p.stdout.readline()) for p in self.processes if p.stdout is not None]
+        return max(wall for wall, _ in replies), sum(cpu for _, cpu in replies)
 
     def close(self) -> None:
         for p in self.processes:
             p.communicate("")
+
+
+def busy_seconds() -> float:
+    """CPU seconds that the whole machine has spent so far."""
+    ticks = [int(n) for n in Path("/proc/stat").read_text().split("\n")[0].split()[1:9]]
+    return (sum(ticks) - ticks[3] - ticks[4]) / os.sysconf("SC_CLK_TCK")
 
 
 def contest(shape_name: str, contenders: list[Contender], rounds: int, steps: int) -> None:
@@ -163,18 +171,26 @@ def contest(shape_name: str, contenders: list[Contender], rounds: int, steps: in
     for c in contenders:
         if c not in alive:
             print(f"  {c.name}: did not start")
-    times: dict[str, list[float]] = {c.name: [] for c in alive}
+    wall: dict[str, list[float]] = {c.name: [] for c in alive}
+    cpu: dict[str, list[float]] = {c.name: [] for c in alive}
+    foreign = []
     for r in range(rounds):
         for c in alive[r % len(alive) :] + alive[: r % len(alive)]:
-            times[c.name].append(c.seconds(steps) / steps)
+            busy = busy_seconds()
+            w, u = c.seconds(steps)
+            foreign.append((busy_seconds() - busy - u) / w)
+            wall[c.name].append(w / steps)
+            cpu[c.name].append(u / steps)
     base = next((c for c in alive if c.name.startswith("PyTorch eager")), None)
     for c in alive:
-        median = statistics.median(times[c.name])
-        line = f"  {c.name:<34} {1e3 * median:8.1f} ms a step {c.runs * batch * context / median:10,.0f} tokens/s"
+        median = statistics.median(wall[c.name])
+        line = f"  {c.name:<34} {1e3 * median:8.1f} ms {1e3 * statistics.median(cpu[c.name]):8.1f} CPU ms"
+        line += f" {c.runs * batch * context / median:10,.0f} tokens/s"
         if base is not None:
-            ratios = sorted(b / t for b, t in zip(times[base.name], times[c.name], strict=True))
+            ratios = sorted(b / t for b, t in zip(wall[base.name], wall[c.name], strict=True))
             line += f"   {statistics.median(ratios):5.2f} x eager ({ratios[0]:.2f} to {ratios[-1]:.2f})"
         print(line, flush=True)
+    print(f"  other processes kept {max(0.0, statistics.median(foreign)):.2f} cores busy meanwhile")
     for c in alive:
         c.close()
 
