@@ -117,7 +117,9 @@ def to_params(
 
 def unit_terms(problem: Problem, p: Mapping[str, Any], centre: Mapping[str, Any]) -> dict[str, Any]:
     """log basis of each free coefficient at the centre; the mean over groups where the coefficient is shared."""
-    basis = problem.law.log_basis({**_ones(problem.law), **p}, centre)
+    # Free coefficients count as 1 here, so that coordinates do not depend on them where a basis reads them.
+    unknown = {f.name: 1.0 for f in problem.free if problem.law.parameter[f.name].role == "coefficient"}
+    basis = problem.law.log_basis({**p, **unknown}, centre)
     if basis is None:
         return {}
     grouped = {f.name: f.group is not None for f in problem.free}
@@ -143,8 +145,3 @@ def to_coordinates(problem: Problem, params: Mapping[str, Any], centre: Mapping[
 
 def _in_logs(p: Parameter) -> bool:
     return p.role == "shape" and p.scale == "log"
-
-
-def _ones(law: Law) -> dict[str, float]:
-    """Placeholders for coefficients, so that a `log_basis` may read them where it is only a starting point."""
-    return {p.name: 1.0 for p in law.parameters if p.role == "coefficient"}
