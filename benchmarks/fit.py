@@ -28,7 +28,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from scipy.optimize import minimize
-from scipy.special import logsumexp
 
 DELTA = 1e-3
 RESAMPLES = 4000
@@ -49,8 +48,8 @@ def usual_objective(frame: pd.DataFrame) -> Callable[[np.ndarray, np.ndarray], f
     log_n, log_d, log_l = (np.log(frame[k].to_numpy()) for k in ("N", "D", "loss"))
 
     def value(p: np.ndarray, w: np.ndarray) -> float:
-        parts = np.stack([p[0] - p[3] * log_n, p[1] - p[4] * log_d, np.full_like(log_n, p[2])])
-        r = np.abs(logsumexp(parts, axis=0) - log_l)
+        pred = np.logaddexp(np.logaddexp(p[0] - p[3] * log_n, p[1] - p[4] * log_d), p[2])
+        r = np.abs(pred - log_l)
         return float(1e6 * np.sum(w * np.where(r <= DELTA, 0.5 * r * r, DELTA * (r - 0.5 * DELTA))))
 
     return value
