@@ -15,7 +15,7 @@ from lab import model
 from lab.config import ModelConfig
 from lab.errors import LabError
 
-GPT2 = ModelConfig("gpt2", d_model=24, n_layers=3, n_heads=2, head_dim=8, d_ff=40, vocab=50, context=20)
+GPT2 = ModelConfig("gpt2", d_model=24, n_layers=2, n_heads=2, head_dim=8, d_ff=40, vocab=50, context=20)
 LLAMA = dataclasses.replace(GPT2, family="llama")
 FAMILIES = pytest.mark.parametrize("cfg", [GPT2, LLAMA], ids=["gpt2", "llama"])
 
