@@ -1,4 +1,4 @@
-"""Settings of the process that only count before JAX is imported. Imports nothing heavy."""
+"""Settings of the process that only count before JAX is imported. Importing this module imports nothing heavy."""
 
 from __future__ import annotations
 
@@ -46,4 +46,6 @@ def prepare_process(host_devices: int = 1, collectives: bool = False) -> None:
     if host_devices > 1 and flag not in flags:
         os.environ["XLA_FLAGS"] = f"{flags} {flag}={host_devices}".strip()
     if collectives:
-        os.environ["JAX_CPU_ENABLE_ASYNC_DISPATCH"] = "false"
+        import jax  # this one setting has no environment variable; it counts until the first device is used
+
+        jax.config.update("jax_cpu_enable_async_dispatch", False)

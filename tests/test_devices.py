@@ -13,7 +13,7 @@ from lab.devices import prepare_process
 
 
 def run(code: str, **env: str) -> str:
-    clean = {k: v for k, v in os.environ.items() if k not in ("XLA_FLAGS", "JAX_CPU_ENABLE_ASYNC_DISPATCH")} | env
+    clean = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"} | env
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, env=clean)
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
@@ -21,11 +21,12 @@ def run(code: str, **env: str) -> str:
 
 def test_devices_and_dispatch_are_what_was_asked_for() -> None:
     code = (
-        "import sys; from lab.devices import prepare_process; prepare_process(3, collectives=True)\n"
-        "assert 'jax' not in sys.modules and 'numpy' not in sys.modules\n"
-        "import jax; print(jax.device_count(), jax.config.jax_cpu_enable_async_dispatch)"
+        "import sys; from lab.devices import prepare_process; prepare_process(3, collectives={})\n"
+        "early = 'jax' in sys.modules; import jax\n"
+        "print(jax.device_count(), early, jax.config._read('jax_cpu_enable_async_dispatch'))"
     )
-    assert run(code, JAX_PLATFORMS="cpu") == "3 False"
+    assert run(code.format(False), JAX_PLATFORMS="cpu") == "3 False True"
+    assert run(code.format(True), JAX_PLATFORMS="cpu") == "3 True False"
 
 
 def test_flags_given_by_the_user_win() -> None:
