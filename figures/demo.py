@@ -26,7 +26,7 @@ def draw(table: Path, folder: Path) -> str:
 
 
 def curves(demo: Demo, found: Findings, stem: Path) -> Path:
-    """Training loss against tokens, for each size (left) and for every arm at the middle size (right)."""
+    """Training loss against tokens, for each size (left) and for every arm at the size that has them all (right)."""
     figure, (left, right) = axes(1, 2, (10.5, 4.0), sharey=True)
     longest = demo.table.tokens_seen.max()
     shown = []
@@ -36,12 +36,12 @@ def curves(demo: Demo, found: Findings, stem: Path) -> Path:
             label = f"{count(row.n_nonembedding)} parameters" if main else None
             left.plot(row.curve_tokens, row.curve_loss, color=colour, alpha=1 if main else 0.3, label=label)
             shown.append(row.run_id)
-    runs = demo.table[(demo.table.tokens_seen == longest) & (demo.table.d_model == demo.middle)]
+    runs = demo.table[(demo.table.tokens_seen == longest) & (demo.table.d_model == demo.mixed_width)]
     styles = _arm_colours(runs.arm.unique())
     for _, row in runs[runs.seed_init == 0].drop_duplicates("run_id").iterrows():
-        right.plot(row.curve_tokens, row.curve_loss, color=styles[row.arm], label=row.arm.replace(", nano-4", ""))
+        right.plot(row.curve_tokens, row.curve_loss, color=styles[row.arm], label=row.arm.partition(", ")[0])
         shown.append(row.run_id)
-    for ax, title in ((left, "English alone, by size"), (right, "All arms at the middle size")):
+    for ax, title in ((left, "English alone, by size"), (right, "All arms at one size")):
         token_axis(ax)
         ax.set(title=title, xlabel="training tokens")
         ax.legend(fontsize=8)

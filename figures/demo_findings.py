@@ -27,21 +27,24 @@ class Demo:
     Attributes:
       table: rows that no rule excludes, with `alone` (a monolingual run) and `share` (of the row's language).
       excluded: rows that a rule excludes.
-      middle: width of the size that has every arm.
+      mixed_width: width of the size that has every arm.
     """
 
     path: Path
     table: pd.DataFrame
     excluded: pd.DataFrame
-    middle: int
+    mixed_width: int
 
     @property
     def english(self) -> pd.DataFrame:
-        return self.table[self.table.alone & (self.table.language == "en")]
+        """The factorial grid of the law: English alone, at the budgets that every size has."""
+        alone = self.table[self.table.alone & (self.table.language == "en")]
+        sizes = alone.groupby("tokens_seen").d_model.transform("nunique")
+        return alone[sizes == alone.d_model.nunique()]
 
     def ladder(self, language: str) -> pd.DataFrame:
         t = self.table
-        return t[t.alone & (t.language == language) & (t.d_model == self.middle)]
+        return t[t.alone & (t.language == language) & (t.d_model == self.mixed_width)]
 
     @property
     def mixed(self) -> pd.DataFrame:

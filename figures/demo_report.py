@@ -152,9 +152,14 @@ def _allocation(found: Findings) -> Section:
         [
             Text("The tied law's cheapest way to the lowest English loss, with 6ND = C and N without embeddings."),
             Rows(("FLOPs", "parameters (95 %)", "tokens (95 %)", "loss, nats"), rows),
-            Text("The demo spans 25k to 680k parameters and .15M to 1.2M tokens; beyond that is extrapolation.", True),
+            Text(f"The grid spans {_span(found)}; beyond that is extrapolation.", True),
         ],
     )
+
+
+def _span(found: Findings) -> str:
+    n, d = (found.tied.table.columns[name] for name in ("N", "D"))
+    return f"{count(n.min())} to {count(n.max())} parameters and {count(d.min())} to {count(d.max())} tokens"
 
 
 def _transfer_section(found: Findings, reading: Picture, teff: Picture) -> Section:

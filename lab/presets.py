@@ -63,7 +63,7 @@ _CPT = {
     5534: (3072, 16896, 24, 36),
 }
 
-NANO_LAYERS = range(2, 11)
+NANO_LAYERS = range(1, 11)
 
 
 def preset(name: str, vocab: int, context: int, family: Family | None = None) -> ModelConfig:
@@ -97,7 +97,7 @@ def names() -> list[str]:
 
 
 def _nano(layers: int, vocab: int, context: int, family: Family) -> ModelConfig:
-    """d = 16 L with L heads of 16: about 3072 L^3 parameters in the layers, 25k (L = 2) to 3.1M (L = 10).
+    """d = 16 L with L heads of 16: about 3072 L^3 parameters in the layers, 3k (L = 1) to 3.1M (L = 10).
 
     Heads of 32 train 6 % faster (L = 4 and 8, context 128, two CPU cores), but divide only every other width and leave
     the smallest shape a single head; heads of 16 give one rule for the whole ladder.

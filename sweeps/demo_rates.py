@@ -11,7 +11,7 @@ from lab.data.prepare import Prepared
 from sweeps import demo
 from sweeps.study import Arm, DataSpec, Study
 
-RATES = (2e-3, 4e-3, 8e-3, 16e-3)
+RATES = (4e-3, 8e-3, 16e-3, 32e-3)
 
 
 def arms(prepared: Prepared) -> tuple[Arm, ...]:
@@ -30,7 +30,7 @@ STUDY = Study(
     name="demo_rates",
     question="Which peak learning rate is best at each size and budget of the demo?",
     cost="about 10 minutes on 2 CPU cores",
-    expected="Between 2e-3 and 16e-3, falling with size.",
+    expected="Between 4e-3 and 32e-3, falling with size.",
     data=DataSpec((demo.EN,), demo.VOCAB),
     arms=arms,
 )
