@@ -101,7 +101,8 @@ def to_params(
     law = problem.law
     p: dict[str, Any] = dict(constant)
     values: dict[str, Any] = {}
-    for name in {f.name for f in problem.free}:
+    # In order, never over a set: the compiled program, and so its place in a persistent cache, must not vary.
+    for name in dict.fromkeys(f.name for f in problem.free):
         at = [k for k, f in enumerate(problem.free) if f.name == name]
         value = z[at[0]] if problem.free[at[0]].group is None else z[jnp.array(at)]
         values[name] = jnp.exp(value) if _in_logs(law.parameter[name]) else value

@@ -10,7 +10,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from scipy.stats import qmc
 
 from analysis.batch import Points
 from analysis.coordinates import Problem, bounds
@@ -30,9 +29,15 @@ def spread(parameters: list[Parameter], seed: int = 0) -> np.ndarray:
         axis = np.linspace(0, 1, GRID_2D)
         unit = np.stack(np.meshgrid(axis, axis, indexing="ij"), -1).reshape(-1, 2)
     else:
-        unit = qmc.Sobol(k, seed=seed).random(SPREAD)
+        unit = _sobol(k, SPREAD, seed)
     low, high = np.array([_ends(p) for p in parameters]).T
     return np.asarray(low + unit * (high - low))
+
+
+def _sobol(dimensions: int, count: int, seed: int) -> np.ndarray:
+    from scipy.stats import qmc  # takes half a second to import, and the common laws need none
+
+    return np.asarray(qmc.Sobol(dimensions, seed=seed).random(count))
 
 
 def _ends(p: Parameter) -> tuple[float, float]:
@@ -141,7 +146,7 @@ def _spread_all(
     problem: Problem, points: Points, y: np.ndarray, constant: Mapping[str, np.ndarray], seed: int
 ) -> np.ndarray:
     """Points over the ranges of every parameter, for a law without a basis (where coefficients are not centred)."""
-    unit = qmc.Sobol(problem.q, seed=seed).random(4 * SPREAD)
+    unit = _sobol(problem.q, 4 * SPREAD, seed)
     out = np.empty_like(unit)
     for k in range(problem.q):
         p = problem.parameter(k)
