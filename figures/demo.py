@@ -60,10 +60,10 @@ def law(demo: Demo, found: Findings, stem: Path) -> Path:
     for colour, n in zip(COLOURS, sorted(demo.english.n_nonembedding.unique()), strict=False):
         rows = demo.english[demo.english.n_nonembedding == n]
         size = {"N": np.full(len(tokens), float(n)), "D": tokens}
-        top.plot(tokens, found.tied.predict(size), color=colour)
-        top.plot(tokens, found.chinchilla.predict(size), color=colour, linestyle=":", linewidth=1)
+        top.plot(tokens, found.tied.fit.predict(size), color=colour)
+        top.plot(tokens, found.chinchilla.fit.predict(size), color=colour, linestyle=":", linewidth=1)
         top.plot(rows.tokens_language, rows.loss, "o", color=colour, ms=5, label=f"{count(float(n))} parameters")
-        predicted = found.tied.predict({"N": rows.n_nonembedding, "D": rows.tokens_language})
+        predicted = found.tied.fit.predict({"N": rows.n_nonembedding, "D": rows.tokens_language})
         bottom.plot(rows.tokens_language, 100 * (rows.loss / predicted - 1), "o", color=colour, ms=4)
     top.plot([], [], color="#555", label="tied law")
     top.plot([], [], color="#555", linestyle=":", label="Chinchilla")

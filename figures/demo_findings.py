@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 
 from analysis import Fit, bootstrap, fit
-from analysis.intervals import Draws
+from analysis.intervals import Draws, Interval
 from figures.drawing import Provenance
 from figures.transfer import MonolingualLaw, Worth, monolingual_law, worth
 from lab.errors import LabError
@@ -78,20 +78,32 @@ def read(path: Path) -> Demo:
 
 
 @dataclasses.dataclass(frozen=True)
+class FittedLaw:
+    """A fit, its default intervals (profile likelihood) and its bootstrap; neither where it is not identified."""
+
+    fit: Fit
+    intervals: dict[str, Interval]
+    draws: Draws | None
+
+    @classmethod
+    def of(cls, fitted: Fit) -> FittedLaw:
+        if not fitted.identified:
+            return cls(fitted, {}, None)
+        return cls(fitted, fitted.intervals(), bootstrap(fitted, RESAMPLES))
+
+
+@dataclasses.dataclass(frozen=True)
 class Findings:
     """Every number of the report."""
 
-    tied: Fit
-    tied_draws: Draws
-    chinchilla: Fit
-    chinchilla_draws: Draws | None
+    tied: FittedLaw
+    chinchilla: FittedLaw
     ladders: dict[str, MonolingualLaw]
     worths: list[Worth]
 
 
 def analyse(demo: Demo) -> Findings:
-    grid = partial(fit, demo.english, n="n_nonembedding", d="tokens_language", cluster=None)
-    tied, chinchilla = grid("tied"), grid("chinchilla")
+    grid = partial(fit, demo.english, n="n_nonembedding", d="tokens_language")
     ladders = {language: monolingual_law(demo.ladder(language), language) for language in ("en", "enm")}
     ladders["en2"] = ladders["en"]  # a clone is the same text: one law serves both
     worths = []
@@ -99,10 +111,8 @@ def analyse(demo: Demo) -> Findings:
         worths.append(worth(ladders[str(language)], rows, str(language)))
     worths.sort(key=lambda w: (w.language, w.share))
     return Findings(
-        tied=tied,
-        tied_draws=bootstrap(tied, RESAMPLES),
-        chinchilla=chinchilla,
-        chinchilla_draws=bootstrap(chinchilla, RESAMPLES) if chinchilla.identified else None,
+        tied=FittedLaw.of(grid("tied")),
+        chinchilla=FittedLaw.of(grid("chinchilla")),
         ladders=ladders,
         worths=worths,
     )

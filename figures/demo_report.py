@@ -6,11 +6,11 @@ import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from analysis import Fit
 from analysis.allocate import allocate
 from analysis.design import check
 from analysis.equivalence import Bounded, Estimate
-from figures.demo_findings import DESIGN_NOISE, LANGUAGES, Demo, Findings
+from analysis.intervals import Interval
+from figures.demo_findings import DESIGN_NOISE, LANGUAGES, Demo, Findings, FittedLaw
 from figures.drawing import Provenance, count
 from figures.report import Answer, Picture, Rows, Section, StatusLine, Text, write
 from figures.transfer import Worth
@@ -30,14 +30,14 @@ CURVES_CAPTION = "Training loss. Faint lines are the shorter budgets, each a run
 
 def summary(found: Findings) -> list[str]:
     """The laws and the answer, for the terminal."""
-    lines = ["", f"Law of English ({found.tied.law.name}, {found.tied.status}), L = E + A/N^alpha + B/D^alpha:"]
-    lines += [f"  {cells[0]:6} {cells[1]:>10}  {cells[2]}" for cells in _parameters(found, "tied")]
+    lines = ["", f"Law of English ({found.tied.fit.law.name}, {found.tied.fit.status}), L = E + A/N^alpha + B/D^alpha:"]
+    lines += [f"  {name:6} {value:>10}  {interval}" for name, value, interval, _ in _parameters(found.tied)]
     return [*lines, *(a.sentence for a in answers(found)), ""]
 
 
 def answers(found: Findings) -> list[Answer]:
     """The three numbers a reader came for."""
-    alpha = found.tied_draws.interval("alpha")
+    alpha = found.tied.intervals["alpha"]
     alpha_interval = f"95 % interval {alpha.low:.2f} to {alpha.high:.2f}"
     rarest = rarest_mixture(found, "enm")
     clone = rarest_mixture(found, "en2")
@@ -94,19 +94,22 @@ def cell(estimate: Estimate) -> str:
     return f"{bounded(estimate.value)}{interval}{'*' if estimate.extrapolated else ''}"
 
 
-def _parameters(found: Findings, name: str) -> list[list[str]]:
-    fitted: Fit = getattr(found, name)
-    draws = getattr(found, f"{name}_draws")
+def _parameters(law: FittedLaw) -> list[list[str]]:
+    """Rows of parameter, value, default interval, bootstrap interval."""
     rows = []
-    for label, value in fitted.params.items():
-        interval = "not computed: the grid does not identify it"
-        if draws is not None:
-            i = draws.interval(label)
-            low = "(open" if i.open_low else f"[{i.low:.4g}"
-            high = "open)" if i.open_high else f"{i.high:.4g}]"
-            interval = f"{low}, {high}"
-        rows.append([label, f"{value:.4g}", interval])
+    for label, value in law.fit.params.items():
+        intervals = ["not identified"] * 2
+        if law.draws is not None:
+            intervals = [span(law.intervals[label]), span(law.draws.interval(label))]
+        rows.append([label, f"{value:.4g}", *intervals])
     return rows
+
+
+def span(interval: Interval) -> str:
+    """`[1.2, 1.5]`; an end that the data leave open says so."""
+    low = "(open" if interval.open_low else f"[{interval.low:.4g}"
+    high = "open)" if interval.open_high else f"{interval.high:.4g}]"
+    return f"{low}, {high}"
 
 
 def _fit_section(found: Findings, picture: Picture) -> Section:
@@ -115,13 +118,15 @@ def _fit_section(found: Findings, picture: Picture) -> Section:
         ("tied", "Tied law, L = E + A/N^α + B/D^α"),
         ("chinchilla", "Chinchilla, L = E + A/N^α + B/D^β"),
     ):
-        fitted: Fit = getattr(found, name)
+        law: FittedLaw = getattr(found, name)
+        fitted = law.fit
         flags = " ".join(f.text for f in fitted.flags)
         text = f"{title}: {fitted.n} points, Huber on log loss, sum {fitted.value:.4g}. {flags}"
         blocks.append(StatusLine(fitted.status, text, fitted.status != "converged"))
-        blocks.append(Rows(("parameter", "value", "95 % interval"), _parameters(found, name)))
+        head = ("parameter", "value", "95 %, profile likelihood", "95 %, bootstrap")
+        blocks.append(Rows(head, _parameters(law)))
     blocks.append(picture)
-    report = check(found.tied.law, found.tied.table.columns, found.tied.params_of(), noise=DESIGN_NOISE)
+    report = check(found.tied.fit.law, found.tied.fit.table.columns, found.tied.fit.params_of(), noise=DESIGN_NOISE)
     errors = ", ".join(f"{e.label} ±{e.se:.2g}" for e in report.errors)
     blocks.append(
         Text(
@@ -135,15 +140,15 @@ def _fit_section(found: Findings, picture: Picture) -> Section:
 
 def _allocation(found: Findings) -> Section:
     rows = []
-    draws = found.tied_draws.params_of()
+    draws = found.tied.draws.params_of() if found.tied.draws else None
     for budget in (1e12, 1e13, 1e14):
-        best = allocate(found.tied.law, found.tied.params_of(), budget, draws=draws)
-        n, d = best.intervals["n"], best.intervals["d"]
+        best = allocate(found.tied.fit.law, found.tied.fit.params_of(), budget, draws=draws)
+        n, d = (f"{count(best.intervals[k].low)} to {count(best.intervals[k].high)}" if draws else "none" for k in "nd")
         rows.append(
             [
                 f"10^{math.log10(budget):.0f}",
-                f"{count(best.n)} ({count(n.low)} to {count(n.high)})",
-                f"{count(best.d)} ({count(d.low)} to {count(d.high)})",
+                f"{count(best.n)} ({n})",
+                f"{count(best.d)} ({d})",
                 f"{best.loss:.3f}",
             ]
         )
@@ -158,7 +163,7 @@ def _allocation(found: Findings) -> Section:
 
 
 def _span(found: Findings) -> str:
-    n, d = (found.tied.table.columns[name] for name in ("N", "D"))
+    n, d = (found.tied.fit.table.columns[name] for name in ("N", "D"))
     return f"{count(n.min())} to {count(n.max())} parameters and {count(d.min())} to {count(d.max())} tokens"
 
 

@@ -76,8 +76,8 @@ def table(tmp_path_factory):
 
 def test_the_numbers_come_back(table):
     found = analyse(read(table))
-    assert found.tied.params["alpha"] == pytest.approx(ALPHA, abs=0.02)
-    interval = found.tied_draws.interval("alpha")
+    assert found.tied.fit.params["alpha"] == pytest.approx(ALPHA, abs=0.02)
+    interval = found.tied.intervals["alpha"]
     assert interval.low < ALPHA < interval.high
     for worth in found.worths:
         if worth.language != "en":

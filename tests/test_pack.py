@@ -1,6 +1,7 @@
 """Pack plans: every run once, no slot doubly used, deterministic."""
 
 import dataclasses
+import itertools
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -20,7 +21,7 @@ def test_plans_place_every_run_once_without_overlap(lengths, slots, per_dispatch
     for slot in range(plan.slots):
         spans = sorted((p.start, p.stop) for p in plan.placements if p.slot == slot)
         assert spans and spans[0][0] == 0
-        assert all(a[1] == b[0] for a, b in zip(spans, spans[1:], strict=False))
+        assert all(a[1] == b[0] for a, b in itertools.pairwise(spans))
     assert 0 <= plan.idle_share < 1
     assert plan_pack(runs[::-1], slots, per_dispatch) == plan
 
