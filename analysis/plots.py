@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from analysis.result import Fit
 
 PANELS = ("fit", "residuals", "isoloss", "cloud", "profile")
-STYLE: dict[str, Any] = {
+STYLE: Any = {
     "font.size": 9,
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -65,7 +65,7 @@ def _drawing() -> Iterator[Any]:
     """matplotlib without a display, with this module's style."""
     import matplotlib as mpl
 
-    with mpl.rc_context(STYLE):  # type: ignore[arg-type]
+    with mpl.rc_context(STYLE):
         from matplotlib.figure import Figure
 
         yield Figure

@@ -9,32 +9,15 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import matplotlib
-
-matplotlib.use("Agg")
-
-from matplotlib import pyplot as plt
+import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator
 
-# Okabe and Ito's palette: told apart by every common kind of colour vision.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-STYLE: Any = {
-    "figure.dpi": 110,
-    "savefig.dpi": 160,
-    "savefig.bbox": "tight",
-    "font.size": 10,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "grid.color": "#E4E4E4",
-    "grid.linewidth": 0.7,
-    "legend.frameon": False,
-    "svg.hashsalt": "scaling-lab",
-    "svg.fonttype": "none",
-}
+from analysis.panels import CATEGORIES as COLOURS
+from analysis.plots import STYLE
+
+__all__ = ["COLOURS", "Provenance", "axes", "count", "save", "token_axis"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,8 +37,9 @@ class Provenance:
 
 def axes(rows: int = 1, columns: int = 1, size: tuple[float, float] = (6.2, 4.0), **kwargs: Any) -> tuple[Figure, Any]:
     """A figure in the laboratory's style with `rows` x `columns` axes."""
-    plt.rcParams.update(STYLE)
-    return plt.subplots(rows, columns, figsize=size, layout="constrained", **kwargs)
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=size, layout="constrained")
+        return figure, figure.subplots(rows, columns, **kwargs)
 
 
 def token_axis(ax: Axes) -> None:
@@ -78,7 +62,7 @@ def save(figure: Figure, stem: Path, provenance: Provenance) -> Path:
     """Writes `stem`.png and `stem`.svg, each with its provenance inside; returns the PNG."""
     stem.parent.mkdir(parents=True, exist_ok=True)
     text = json.dumps(dataclasses.asdict(provenance))
-    figure.savefig(stem.with_suffix(".png"), metadata={"Description": text, "Software": "scaling-lab"})
-    figure.savefig(stem.with_suffix(".svg"), metadata={"Description": text, "Date": None})
-    plt.close(figure)
+    with mpl.rc_context(STYLE):
+        figure.savefig(stem.with_suffix(".png"), metadata={"Description": text, "Software": "scaling-lab"})
+        figure.savefig(stem.with_suffix(".svg"), metadata={"Description": text, "Date": None})
     return stem.with_suffix(".png")
