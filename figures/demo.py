@@ -37,9 +37,9 @@ def curves(demo: Demo, found: Findings, stem: Path) -> Path:
             left.plot(row.curve_tokens, row.curve_loss, color=colour, alpha=1 if main else 0.3, label=label)
             shown.append(row.run_id)
     runs = demo.table[(demo.table.tokens_seen == longest) & (demo.table.d_model == demo.mixed_width)]
-    styles = _arm_colours(runs.arm.unique())
+    styles = _arm_lines(runs.arm.unique())
     for _, row in runs[runs.seed_init == 0].drop_duplicates("run_id").iterrows():
-        right.plot(row.curve_tokens, row.curve_loss, color=styles[row.arm], label=row.arm.partition(", ")[0])
+        right.plot(row.curve_tokens, row.curve_loss, label=row.arm.partition(", ")[0], **styles[row.arm])
         shown.append(row.run_id)
     for ax, title in ((left, "English alone, by size"), (right, "All arms at one size")):
         token_axis(ax)
@@ -49,8 +49,10 @@ def curves(demo: Demo, found: Findings, stem: Path) -> Path:
     return save(figure, stem, demo.provenance("curves", demo.table[demo.table.run_id.isin(shown)]))
 
 
-def _arm_colours(arms: Sequence[str]) -> dict[str, str]:
-    return dict(zip(arms, [*COLOURS, *COLOURS], strict=False))
+def _arm_lines(arms: Sequence[str]) -> dict[str, dict[str, str]]:
+    """A line of its own for each arm: colours first, then dashes."""
+    lines = [{"color": colour, "linestyle": dash} for dash in ("-", "--") for colour in COLOURS]
+    return dict(zip(arms, lines, strict=False))
 
 
 def law(demo: Demo, found: Findings, stem: Path) -> Path:
@@ -81,7 +83,7 @@ def reading(demo: Demo, found: Findings, stem: Path) -> Path:
     figure, panels = axes(1, 2, (10.5, 4.2))
     for ax, language in zip(panels, ("enm", "en2"), strict=True):
         base = found.ladders[language]
-        tokens = np.geomspace(base.rows.tokens_language.min() * 0.6, base.rows.tokens_language.max() * 1.6, 100)
+        tokens = np.geomspace(base.rows.tokens_language.min() * 0.9, base.rows.tokens_language.max() * 1.4, 100)
         ax.plot(tokens, base.ppl(tokens), color=COLOURS[0], label=f"law of {LANGUAGES[base.language]} alone")
         ax.plot(base.rows.tokens_language, base.rows.ppl, "o", color=COLOURS[0], ms=4, label="runs on it alone")
         for worth_ in [w for w in found.worths if w.language == language]:
@@ -99,7 +101,12 @@ def reading(demo: Demo, found: Findings, stem: Path) -> Path:
             )  # fmt: skip
         ax.plot([], [], "D", color=COLOURS[1], ms=5, label="runs mixed with English, share of tokens")
         token_axis(ax)
-        ax.set(title=LANGUAGES[language].capitalize(), xlabel="own training tokens", ylabel="perplexity")
+        ax.set_yscale("log")
+        ax.yaxis.set_major_locator(LogLocator(base=10, subs=(1, 1.5, 2, 3, 4, 5, 6, 8)))
+        ax.yaxis.set_minor_locator(NullLocator())
+        ax.yaxis.set_major_formatter(lambda v, _: f"{v:g}")
+        title = LANGUAGES[language]
+        ax.set(title=title[0].upper() + title[1:], xlabel="own training tokens", ylabel="perplexity")
         ax.legend(fontsize=8)
     return save(figure, stem, demo.provenance("reading", demo.table))
 

@@ -15,6 +15,7 @@ from figures.drawing import Provenance, count
 from figures.report import Answer, Picture, Rows, Section, StatusLine, Text, write
 from figures.transfer import Worth
 
+SUPERSCRIPTS = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
 TITLE = "What is English worth for a language with little data?"
 LAW_CAPTION = (
     "English test loss and the laws. Lines: tied (solid) and Chinchilla (dotted). Each point is a run of its own, "
@@ -52,9 +53,10 @@ def answers(found: Findings) -> list[Answer]:
             f"{bounded(rarest.of_other.value)} tokens",
             interval_text(rarest.of_other),
             f"of Middle English are what one token of English is worth here, where Middle English is "
-            f"{rarest.share:.0%} of the training tokens.",
+            f"{rarest.share:.0%} of the training tokens: {verdict(rarest.of_other)}.",
             f"One token of English is worth {bounded(rarest.of_other.value)} tokens of Middle English here "
-            f"({interval_text(rarest.of_other)}), where {rarest.share:.0%} of the tokens are Middle English.",
+            f"({interval_text(rarest.of_other)}), where {rarest.share:.0%} of the tokens are Middle English: "
+            f"{verdict(rarest.of_other)}.",
         ),
         Answer(
             f"TEff {bounded(clone.teff.value)}",
@@ -65,6 +67,14 @@ def answers(found: Findings) -> list[Answer]:
             f"({interval_text(clone.teff)}).",
         ),
     ]
+
+
+def verdict(worth: Estimate) -> str:
+    """What the sign of the whole interval says."""
+    low, high = (worth.interval.low.value, worth.interval.high.value) if worth.interval else (-math.inf, math.inf)
+    if high < 0:
+        return "English takes capacity and gives nothing back at this size"
+    return "English helps" if low > 0 else "neither help nor harm is shown"
 
 
 def bounded(value: Bounded) -> str:
@@ -121,7 +131,9 @@ def _fit_section(found: Findings, picture: Picture) -> Section:
         law: FittedLaw = getattr(found, name)
         fitted = law.fit
         flags = " ".join(f.text for f in fitted.flags)
-        text = f"{title}: {fitted.n} points, Huber on log loss, sum {fitted.value:.4g}. {flags}"
+        worst = abs(fitted.fitted / fitted.table.loss - 1).max()
+        text = f"{title}: {fitted.n} points, Huber on log loss, sum {fitted.value:.4g}; "
+        text += f"largest residual {worst:.1%}. {flags}"
         blocks.append(StatusLine(fitted.status, text, fitted.status != "converged"))
         head = ("parameter", "value", "95 %, profile likelihood", "95 %, bootstrap")
         blocks.append(Rows(head, _parameters(law)))
@@ -146,7 +158,7 @@ def _allocation(found: Findings) -> Section:
         n, d = (f"{count(best.intervals[k].low)} to {count(best.intervals[k].high)}" if draws else "none" for k in "nd")
         rows.append(
             [
-                f"10^{math.log10(budget):.0f}",
+                f"10{str(round(math.log10(budget))).translate(SUPERSCRIPTS)}",
                 f"{count(best.n)} ({n})",
                 f"{count(best.d)} ({d})",
                 f"{best.loss:.3f}",
@@ -171,7 +183,7 @@ def _transfer_section(found: Findings, reading: Picture, teff: Picture) -> Secti
     rows = [
         [
             LANGUAGES[w.language],
-            w.mixture,
+            " and ".join(LANGUAGES[name] for name in w.partners),
             f"{w.share:.0%}",
             f"{w.ppl:.1f}",
             count(w.tokens),
@@ -181,7 +193,7 @@ def _transfer_section(found: Findings, reading: Picture, teff: Picture) -> Secti
         ]
         for w in found.worths
     ]
-    head = ("language", "mixture", "share", "PPL", "own tokens", "MLTE", "TEff", "one other token")
+    head = ("language", "beside", "share", "PPL", "own tokens", "MLTE", "TEff", "one other token")
     residuals = ", ".join(
         f"{LANGUAGES[language]} {law.worst_residual:.1%}"
         for language, law in found.ladders.items()

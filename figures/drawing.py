@@ -1,4 +1,4 @@
-"""The look of all figures, and the provenance written into every file."""
+"""What all figures share: axes, tick labels, and the provenance written into every file."""
 
 from __future__ import annotations
 
@@ -9,13 +9,11 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator
 
 from analysis.panels import CATEGORIES as COLOURS
-from analysis.plots import STYLE
 
 __all__ = ["COLOURS", "Provenance", "axes", "count", "save", "token_axis"]
 
@@ -36,10 +34,9 @@ class Provenance:
 
 
 def axes(rows: int = 1, columns: int = 1, size: tuple[float, float] = (6.2, 4.0), **kwargs: Any) -> tuple[Figure, Any]:
-    """A figure in the laboratory's style with `rows` x `columns` axes."""
-    with mpl.rc_context(STYLE):
-        figure = Figure(figsize=size, layout="constrained")
-        return figure, figure.subplots(rows, columns, **kwargs)
+    """A figure with `rows` x `columns` axes, `size` in inches."""
+    figure = Figure(figsize=size, layout="constrained")
+    return figure, figure.subplots(rows, columns, **kwargs)
 
 
 def token_axis(ax: Axes) -> None:
@@ -62,7 +59,6 @@ def save(figure: Figure, stem: Path, provenance: Provenance) -> Path:
     """Writes `stem`.png and `stem`.svg, each with its provenance inside; returns the PNG."""
     stem.parent.mkdir(parents=True, exist_ok=True)
     text = json.dumps(dataclasses.asdict(provenance))
-    with mpl.rc_context(STYLE):
-        figure.savefig(stem.with_suffix(".png"), metadata={"Description": text, "Software": "scaling-lab"})
-        figure.savefig(stem.with_suffix(".svg"), metadata={"Description": text, "Date": None})
+    figure.savefig(stem.with_suffix(".png"), metadata={"Description": text, "Software": "scaling-lab"})
+    figure.savefig(stem.with_suffix(".svg"), metadata={"Description": text, "Date": None})
     return stem.with_suffix(".png")

@@ -5,6 +5,9 @@ from __future__ import annotations
 import importlib
 from pathlib import Path
 
+import matplotlib as mpl
+
+from analysis.plots import STYLE
 from lab.errors import LabError
 
 STUDIES = {"demo": "figures.demo"}
@@ -20,5 +23,6 @@ def draw(study: str, table: Path, folder: Path) -> str:
     """
     if study not in STUDIES:
         raise LabError(f"The study {study!r} has no figures.", f"Known: {', '.join(STUDIES)}.")
-    summary: str = importlib.import_module(STUDIES[study]).draw(table, folder)
+    with mpl.rc_context(STYLE):
+        summary: str = importlib.import_module(STUDIES[study]).draw(table, folder)
     return summary

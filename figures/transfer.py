@@ -65,6 +65,11 @@ class Worth:
     def share(self) -> float:
         return self.tokens / (self.tokens + self.other_tokens)
 
+    @property
+    def partners(self) -> list[str]:
+        """The mixture's other languages."""
+        return [name for part in self.mixture.split() if (name := part.partition(":")[0]) != self.language]
+
 
 def worth(law: MonolingualLaw, rows: pd.DataFrame, language: str) -> Worth:
     """Reads the rows (seeds of one mixture, one language) against the law.

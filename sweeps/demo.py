@@ -23,7 +23,7 @@ MIXED = "nano-3"
 # Tokens; the longest is just under an epoch of English.
 BUDGETS = (150_000, 300_000, 600_000, 1_200_000)
 # The monolingual ladders reach below the own tokens of the rarest language in a mixture, so that TEff interpolates.
-LADDER = (75_000, *BUDGETS)
+LADDER = (100_000, *BUDGETS)
 SEEDS = (0, 1)
 
 
@@ -86,7 +86,7 @@ def arms(prepared: Prepared) -> tuple[Arm, ...]:
 STUDY = Study(
     name="demo",
     question="How does loss fall with size and tokens, and what is English worth for Middle English?",
-    cost="52 runs, about 10 minutes on 2 CPU cores",
+    cost="54 runs, about 10 minutes on 2 CPU cores",
     expected="A tied law with an exponent of .2 to .6; the smaller the share of Middle English, the more a token of it "
     "is helped by English; a clone at 10 % learns faster per own token than at 50 %.",
     data=DataSpec((EN, ENM), VOCAB),
