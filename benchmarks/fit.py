@@ -25,6 +25,9 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+# scipy's L-BFGS-B calls BLAS on vectors of five; with several threads, contention makes it up to ten times slower.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
 import numpy as np
 import pandas as pd
 from scipy.optimize import minimize

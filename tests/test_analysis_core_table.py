@@ -156,7 +156,8 @@ def test_unreadable_files(tmp_path: Path) -> None:
 
 def test_import_needs_neither_training_nor_jax() -> None:
     code = (
-        "import sys, analysis; heavy = {'flax', 'tensorflow', 'jax', 'seqio'} & set(sys.modules); assert not heavy, heavy;"
+        "import sys, analysis; heavy = {'flax', 'tensorflow', 'jax', 'seqio'} & set(sys.modules);"
+        "assert not heavy, heavy;"
         "from analysis import fit; heavy = {'flax', 'tensorflow', 'seqio', 'lab.train'} & set(sys.modules);"
         "assert not heavy, heavy"
     )
