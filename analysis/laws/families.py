@@ -7,7 +7,6 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-from scipy.optimize import brentq
 
 from analysis.law import Claim, Columns, D, Law, N, Params, Variable, coefficient, exponent, falls_with
 from lab.errors import LabError
@@ -68,6 +67,7 @@ def optimal_shares(
     rate = np.log(w * c * g)
 
     def shares(log_lam: float) -> np.ndarray:
+
         return np.exp((rate - log_lam) / (1 + g))
 
     # Every share is at most 1 at the upper end, and one alone reaches 1 at the lower.

@@ -7,7 +7,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from scipy.optimize import minimize_scalar
 
 from analysis.law import Claim, Columns, D, Law, Params, Variable, coefficient, exponent, falls_with
 from analysis.objective import Objective
@@ -54,6 +53,7 @@ class TaoVocabulary(Law):
         """
 
         def loss(log_v: float) -> float:
+
             size = float(np.exp(log_v)) * width
             with jax.enable_x64(True):
                 x = {"N_nv": jnp.asarray(n_nv), "N_v": jnp.asarray(size), "D": jnp.asarray(flops / 6 / (n_nv + size))}
