@@ -53,7 +53,8 @@ def directions(
     size = np.linalg.norm(jac, axis=0)
     scale = np.where(size > 1e-12 * max(size.max(), 1e-300), size, 1.0)
     unit = np.where(size > 1e-12 * max(size.max(), 1e-300), jac / scale, 0.0)
-    _, s, vt = np.linalg.svd(np.vstack([unit, np.zeros((max(0, jac.shape[1] - len(jac)), jac.shape[1]))]))
+    tall = np.vstack([unit, np.zeros((max(0, jac.shape[1] - len(jac)), jac.shape[1]))])
+    _, s, vt = np.linalg.svd(tall, full_matrices=False)
     found = []
     for k in np.flatnonzero(s < tolerance * max(s[0], 1e-300)):
         v = vt[k] / scale

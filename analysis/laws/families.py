@@ -58,6 +58,8 @@ def optimal_shares(
     Raises:
       LabError: when lengths differ or a number is not above 0.
     """
+    from scipy.optimize import brentq  # a third of a second to import, and no fit needs it
+
     c, g = np.asarray(losses, float), np.asarray(gammas, float)
     w = np.ones_like(c) if weights is None else np.asarray(weights, float)
     if not c.shape == g.shape == w.shape or c.ndim != 1 or len(c) == 0:
@@ -67,7 +69,6 @@ def optimal_shares(
     rate = np.log(w * c * g)
 
     def shares(log_lam: float) -> np.ndarray:
-
         return np.exp((rate - log_lam) / (1 + g))
 
     # Every share is at most 1 at the upper end, and one alone reaches 1 at the lower.

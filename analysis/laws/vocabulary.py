@@ -51,9 +51,9 @@ class TaoVocabulary(Law):
         Raises:
           LabError: when the loss has no valley between 16 and 1e8 entries.
         """
+        from scipy.optimize import minimize_scalar  # a third of a second to import, and no fit needs it
 
         def loss(log_v: float) -> float:
-
             size = float(np.exp(log_v)) * width
             with jax.enable_x64(True):
                 x = {"N_nv": jnp.asarray(n_nv), "N_v": jnp.asarray(size), "D": jnp.asarray(flops / 6 / (n_nv + size))}
