@@ -16,6 +16,7 @@ from analysis.coordinates import Problem, bounds
 from analysis.law import Law, Parameter
 
 GRID_1D, GRID_2D, SPREAD = 96, 24, 1024
+MOST_POINTS = 4096
 
 
 def spread(parameters: list[Parameter], seed: int = 0) -> np.ndarray:
@@ -88,6 +89,12 @@ def candidates(
     z_shapes = spread(shapes, seed)
     if not coefficients:
         return np.clip(z_shapes, low, high)
+    if len(y) > MOST_POINTS:
+        # Starts need no more; a fixed draw, since tables come sorted.
+        some = np.random.default_rng(seed).choice(len(y), MOST_POINTS, replace=False)
+        x = {k: np.asarray(v)[some] for k, v in points.x.items()}
+        points = Points(x, np.asarray(points.group)[some], np.asarray(points.noise)[some], points.centre)
+        y, w = y[some], w[some]
     target, relative = _linear_target(law.linear_in, problem.objective.space, y, np.asarray(points.noise))
     weights = np.where(w > 0, w / relative**2, 0.0)
 
