@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import time
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.live import Live
 
+from lab.records import read_json, write_json
 from sweeps.collect import collect
 from sweeps.status import study_status
 from sweeps.study import Arm, Study, find_study
@@ -63,14 +65,13 @@ def report(study: str, table: Path, root: Path, console: Console) -> None:
 
     if study not in STUDIES:
         return
-    stamp = root / study / ".drawn"
+    drawn = root / study / ".drawn.json"
     digest = hashlib.sha256(table.read_bytes()).hexdigest()
-    if not stamp.exists() or stamp.read_text() != digest:
+    if not drawn.exists() or read_json(drawn)["table"] != digest:
         with console.status("Fitting laws and drawing the report ..."):
             summary = draw(study, table, root / study)
-        stamp.write_text(digest)
-        (root / study / ".summary").write_text(summary)
-    console.print((root / study / ".summary").read_text())
+        write_json(drawn, {"table": digest, "summary": summary})
+    console.print(read_json(drawn)["summary"], markup=False)
 
 
 def train_pending(study: str, arms: Sequence[Arm], pending: Sequence[Arm], root: Path, console: Console) -> bool:
@@ -96,8 +97,8 @@ def train_pending(study: str, arms: Sequence[Arm], pending: Sequence[Arm], root:
         packs.append((plan_pack(group, execution.slots, STEPS_PER_DISPATCH), group))
     idle = sum(plan.idle_share * plan.dispatches for plan, _ in packs) / sum(plan.dispatches for plan, _ in packs)
     console.print(f"{len(packs)} programs on {len(jax.devices())} devices; slots stand idle {idle:.0%} of the time.")
-    watch = _Watch(study, arms, root)
-    with Live(watch, console=console, refresh_per_second=1, transient=False):
+    watch = _Watch(study, arms, root, console)
+    with Live(watch, console=console, refresh_per_second=1) if console.is_terminal else contextlib.nullcontext():
         for plan, members_ in packs:
             try:
                 train(members_, execution, watch, plan)
@@ -107,10 +108,11 @@ def train_pending(study: str, arms: Sequence[Arm], pending: Sequence[Arm], root:
 
 
 class _Watch:
-    """The live table: told of progress by the trainer, drawn by rich."""
+    """The live table: told of progress by the trainer, drawn by rich; a line a run where there is no terminal."""
 
-    def __init__(self, study: str, arms: Sequence[Arm], root: Path):
+    def __init__(self, study: str, arms: Sequence[Arm], root: Path, console: Console):
         self.study = study
+        self.console = console
         self.runs = {s.run_id: s for s in study_status(arms, root)}
         self.cost = {arm.run.run_id: _cost(arm) for arm in arms}
         self.started = time.monotonic()
@@ -131,6 +133,10 @@ class _Watch:
             step=result["steps_done"],
             loss=sum(losses) / len(losses) if losses else None,
         )
+        if not self.console.is_terminal:
+            run, over = self.runs[run_id], sum(r.over for r in self.runs.values())
+            loss = f"{run.loss:.3f} nats per token" if run.loss else run.state
+            self.console.print(f"[{over}/{len(self.runs)}] {run.arm}: {loss}", markup=False)
 
     def __rich__(self) -> Any:
         from lab.commands.sweep import status_table
