@@ -23,7 +23,7 @@ MIXED = "nano-3"
 # Tokens; the longest is just under an epoch of English.
 BUDGETS = (150_000, 300_000, 600_000, 1_200_000)
 # The monolingual ladders reach below the own tokens of the rarest language in a mixture, so that TEff interpolates.
-LADDER = (100_000, *BUDGETS)
+LADDER = (80_000, *BUDGETS)
 SEEDS = (0, 1)
 
 
