@@ -71,7 +71,7 @@ def report(study: str, table: Path, root: Path, console: Console) -> None:
         with console.status("Fitting laws and drawing the report ..."):
             summary = draw(study, table, root / study)
         write_json(drawn, {"table": digest, "summary": summary})
-    console.print(read_json(drawn)["summary"], markup=False)
+    console.print(read_json(drawn)["summary"], markup=False, soft_wrap=True)
 
 
 def train_pending(study: str, arms: Sequence[Arm], pending: Sequence[Arm], root: Path, console: Console) -> bool:
