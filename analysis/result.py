@@ -109,11 +109,10 @@ class Fit:
     @property
     def fitted(self) -> np.ndarray:
         """Loss in nats predicted at the table's own points [n]."""
-        out = np.empty(self.n)
-        for g, name in enumerate(self.table.groups):
-            at = self.table.group == g
-            out[at] = self.predict({k: v[at] for k, v in self.table.columns.items()}, name)
-        return out
+        y, r = self.table.loss, self.residuals
+        if self.objective.space == "log":
+            return np.asarray(y * np.exp(r))
+        return np.asarray(y + r if self.objective.space == "linear" else -np.log(np.exp(-y) + r))
 
     @property
     def r2(self) -> float:

@@ -20,7 +20,7 @@ MOST_POINTS = 4096
 
 
 def spread(parameters: list[Parameter], seed: int = 0) -> np.ndarray:
-    """Coordinates [M, k] that cover the start ranges: a grid up to two parameters, scrambled Sobol points beyond."""
+    """Coordinates [M, k] that cover the start ranges: a grid up to two parameters, a low-discrepancy sequence beyond."""
     k = len(parameters)
     if k == 0:
         return np.zeros((1, 0))
@@ -30,15 +30,19 @@ def spread(parameters: list[Parameter], seed: int = 0) -> np.ndarray:
         axis = np.linspace(0, 1, GRID_2D)
         unit = np.stack(np.meshgrid(axis, axis, indexing="ij"), -1).reshape(-1, 2)
     else:
-        unit = _sobol(k, SPREAD, seed)
+        unit = _even(k, SPREAD, seed)
     low, high = np.array([_ends(p) for p in parameters]).T
     return np.asarray(low + unit * (high - low))
 
 
-def _sobol(dimensions: int, count: int, seed: int) -> np.ndarray:
-    from scipy.stats import qmc  # takes half a second to import, and the common laws need none
-
-    return np.asarray(qmc.Sobol(dimensions, seed=seed).random(count))
+def _even(dimensions: int, count: int, seed: int) -> np.ndarray:
+    """`count` points spread evenly over the unit cube [count, dimensions]: the additive recurrence whose steps are
+    powers of the root of x^(dimensions + 1) = x + 1 (Roberts 2018), from a random origin."""
+    root = 2.0
+    for _ in range(64):
+        root = (1 + root) ** (1 / (dimensions + 1))
+    steps = root ** -np.arange(1.0, dimensions + 1)
+    return np.asarray((np.random.default_rng(seed).random(dimensions) + np.outer(np.arange(count), steps)) % 1.0)
 
 
 def _ends(p: Parameter) -> tuple[float, float]:
@@ -83,7 +87,8 @@ def candidates(
     low, high = bounds(problem)
     with jax.enable_x64(True):
         middle = {p.name: _middle(p) for p in law.parameters} | dict(constant)
-        linear = law.log_basis(middle, points.centre) is not None
+        # Traced only: run one by one, its operations would each be compiled.
+        linear = jax.eval_shape(law.log_basis, middle, points.centre) is not None
     if not linear:
         return np.clip(_spread_all(problem, points, y, constant, seed), low, high)
     z_shapes = spread(shapes, seed)
@@ -153,7 +158,7 @@ def _spread_all(
     problem: Problem, points: Points, y: np.ndarray, constant: Mapping[str, np.ndarray], seed: int
 ) -> np.ndarray:
     """Points over the ranges of every parameter, for a law without a basis (where coefficients are not centred)."""
-    unit = _sobol(problem.q, 4 * SPREAD, seed)
+    unit = _even(problem.q, 4 * SPREAD, seed)
     out = np.empty_like(unit)
     for k in range(problem.q):
         p = problem.parameter(k)
