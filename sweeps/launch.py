@@ -16,7 +16,7 @@ from rich.live import Live
 from lab.records import read_json, write_json
 from sweeps.collect import collect
 from sweeps.status import study_status
-from sweeps.study import Arm, Study, find_study
+from sweeps.study import Arm, Study
 
 if TYPE_CHECKING:
     from lab.config import RunConfig
@@ -30,14 +30,13 @@ def prepared_arms(study: Study, root: Path) -> tuple[Arm, ...]:
     return study.checked_arms(prepare(study.data.corpora, study.data.vocab, study.data.joint, root))
 
 
-def run_study(name: str, root: Path) -> int:
+def run_study(study: Study, root: Path) -> int:
     """Trains the runs of a study that are not over, collects its table and draws its report.
 
     Returns the exit code: 0, 143 where it was asked to stop and saved, 3 where runs diverged.
     """
     started = time.monotonic()
     console = Console()
-    study = find_study(name)
     console.print(f"[bold]{study.name}[/bold]: {study.question}")
     arms = prepared_arms(study, root)
     runs = study_status(arms, root)

@@ -111,16 +111,17 @@ def test_two_arms_that_are_one_run_are_refused(study, tmp_path, capsys):
 
 def test_a_sweep_is_trained_watched_collected_and_idempotent(study, tmp_path, capsys):
     from sweeps.launch import run_study
+    from sweeps.study import find_study
 
     path, root = study(), tmp_path / "out"
     assert main(["sweep", "status", str(path), "--root", str(root), "--json"]) == 0
     before = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [r["state"] for r in before] == ["waiting"] * 3
     assert "No run" in fails(capsys, "sweep", "collect", path, "--root", root)
-    assert run_study(str(path), root) == 0
+    assert run_study(find_study(str(path)), root) == 0
     after = RunDir(root, before[0]["run_id"]).result_file.stat().st_mtime_ns
     capsys.readouterr()
-    assert run_study(str(path), root) == 0
+    assert run_study(find_study(str(path)), root) == 0
     assert "All 3 runs are done" in capsys.readouterr().out
     assert RunDir(root, before[0]["run_id"]).result_file.stat().st_mtime_ns == after
     assert main(["sweep", "status", str(path), "--root", str(root), "--json"]) == 0
@@ -132,9 +133,10 @@ def test_a_sweep_is_trained_watched_collected_and_idempotent(study, tmp_path, ca
 
 def test_diverged_runs_are_reported_and_do_not_stop_the_sweep(study, tmp_path, capsys):
     from sweeps.launch import run_study
+    from sweeps.study import find_study
 
     bad = ", optim=tiny.OptimConfig(1e30 if s == 1 else 1e-2, warmup=0.0)"
-    assert run_study(str(study(extra=bad)), tmp_path / "out") == 3
+    assert run_study(find_study(str(study(extra=bad))), tmp_path / "out") == 3
     assert "diverged at step" in capsys.readouterr().out
 
 

@@ -87,7 +87,7 @@ def test_the_numbers_come_back(table):
 
 def test_the_report_is_whole(table, tmp_path):
     text = draw("demo", table, tmp_path)
-    assert "alpha" in text and "One token of English is worth 0.05" in text
+    assert "alpha" in text and re.search(r"One token of English is worth 0\.0(49|5)", text)
     page = (tmp_path / "report.html").read_text()
     assert page.count("data:image/png;base64,") == 4
     assert "nan" not in re.sub(r"base64,[^\"]*", "", page).lower().split()

@@ -50,12 +50,15 @@ class Run:
     """On a CPU, runs trained side by side, one a core. Accelerators are found by themselves."""
 
     def run(self) -> int:
+        from sweeps.study import find_study
+
+        study = find_study(self.study)
         from lab.devices import prepare_process
 
         prepare_process(host_devices=self.devices)
         from sweeps.launch import run_study
 
-        return run_study(self.study, self.root)
+        return run_study(study, self.root)
 
 
 @dataclasses.dataclass(frozen=True)
