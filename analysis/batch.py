@@ -70,25 +70,6 @@ def residuals(problem: Problem, points: Points, y: Any, z: Any, constant: Mappin
     return (jnp.broadcast_to(pred, jnp.shape(y)) - y) / points.noise
 
 
-def value_at(
-    problem: Problem, points: Points, y: Any, w: Any, z: Any, constant: Mapping[str, Any], delta: Any
-) -> jax.Array:
-    """The objective at z, with |r| itself for least absolute deviations."""
-    objective = problem.objective
-    r = residuals(problem, points, y, z, constant)
-    rho = jnp.abs(r) if objective.kind == "absolute" else objective.rho(r, delta)
-    return jnp.sum(jnp.where(w > 0, w * rho, 0.0))
-
-
-@functools.lru_cache(maxsize=64)
-def _compiled_value(problem: Problem) -> Any:
-    def chunk(points: Points, y: Any, w: Any, z: Any, constant: Any, delta: Any) -> Any:
-        one = jax.vmap(functools.partial(value_at, problem, points), in_axes=(0, 0, 0, 0, None))
-        return (one(y, w, z, constant, delta),)
-
-    return jax.jit(chunk)
-
-
 @functools.lru_cache(maxsize=64)
 def _compiled_params(problem: Problem) -> Any:
     def chunk(points: Points, y: Any, w: Any, z: Any, constant: Any) -> Any:
@@ -128,12 +109,9 @@ def pad_points(points: Points, n_to: int) -> Points:
 
 def evaluate(problem: Problem, points: Points, batch: Batch, z: np.ndarray) -> np.ndarray:
     """The objective [B] of fit b at coordinates z[b]; z [B, q]."""
-    function = _compiled_value(problem.code)
-
-    def call(points: Points, y: Any, w: Any, z: Any, constant: Any, rows: np.ndarray) -> Any:
-        return function(points, y, w, z, constant, problem.objective.delta)
-
-    return chunks(call, points, batch, np.arange(len(z)), z)[0]
+    _, r = describe(problem, points, batch, z)
+    with np.errstate(invalid="ignore"):
+        return np.asarray(np.sum(np.where(batch.w > 0, batch.w * problem.objective.summand(r), 0.0), 1))
 
 
 def describe(problem: Problem, points: Points, batch: Batch, z: np.ndarray) -> tuple[dict[str, np.ndarray], np.ndarray]:

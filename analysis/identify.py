@@ -59,14 +59,15 @@ def directions(
     for k in np.flatnonzero(s < tolerance * max(s[0], 1e-300)):
         v = vt[k] / scale
         v = v / np.linalg.norm(v)
-        v = v * np.sign(v[np.argmax(np.abs(v))])
+        # Equal weights differ by rounding, which must decide neither the sign nor the order of names.
+        v = v * np.sign(v[np.argmax(np.round(np.abs(v), 3))])
         weights = {label: float(w) for label, w in zip(labels, v, strict=True) if abs(w) > 0.02}
         found.append(NullDirection(weights, float(s[k]), _words(weights)))
     return tuple(found)
 
 
 def _words(weights: Mapping[str, float]) -> str:
-    names = sorted(weights, key=lambda k: -abs(weights[k]))
+    names = sorted(weights, key=lambda k: -round(abs(weights[k]), 3))
     if len(names) == 1:
         return f"{names[0]} changes no prediction of the table"
     moves = ", ".join(f"{k} {'up' if weights[k] > 0 else 'down'} {abs(weights[k]):.2g}" for k in names)

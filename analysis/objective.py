@@ -6,6 +6,7 @@ import dataclasses
 from typing import Any, Literal
 
 import jax.numpy as jnp
+import numpy as np
 
 from lab.errors import LabError
 
@@ -48,6 +49,16 @@ class Objective:
         inside = jnp.minimum(size, delta)
         value = inside * (size - 0.5 * inside)
         return value / delta if self.kind == "absolute" else value
+
+    def summand(self, r: np.ndarray) -> np.ndarray:
+        """The loss of each residual at the objective's own corner, outside compiled code."""
+        if self.kind == "squares":
+            return 0.5 * r * r
+        size = np.abs(r)
+        if self.kind == "absolute":
+            return size
+        inside = np.minimum(size, self.delta)
+        return np.asarray(inside * (size - 0.5 * inside))
 
     def psi(self, r: Any, delta: Any) -> Any:
         """Derivative of rho."""

@@ -28,29 +28,23 @@ class Solution(NamedTuple):
     converged: np.ndarray
 
 
-def _cholesky_solve(h: jax.Array, g: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Solves h x = g for small h by an unrolled Cholesky; second value: whether h is positive definite."""
+def _solve_linear(h: jax.Array, g: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Solves h x = g for a small symmetric h; second value: whether h is positive definite.
+
+    Gauss-Jordan elimination as a loop over pivots, which needs no exchanges where h is positive definite: a batched
+    factorisation from LAPACK takes longer, an unrolled one longer to compile.
+    """
     q = g.shape[0]
-    if q > 10:
-        factor = jnp.linalg.cholesky(h)
-        ok = jnp.all(jnp.isfinite(factor))
-        x = jax.scipy.linalg.cho_solve((jnp.where(ok, factor, jnp.eye(q)), True), g)
-        return x, ok
-    low: list[list[Any]] = [[None] * q for _ in range(q)]
-    ok = jnp.array(True)
-    for j in range(q):
-        d = h[j, j] - sum((low[j][k] ** 2 for k in range(j)), jnp.zeros(()))
-        ok = ok & (d > 1e-14)
-        low[j][j] = jnp.sqrt(jnp.maximum(d, 1e-14))
-        for i in range(j + 1, q):
-            low[i][j] = (h[i, j] - sum((low[i][k] * low[j][k] for k in range(j)), jnp.zeros(()))) / low[j][j]
-    u: list[Any] = []
-    for i in range(q):
-        u.append((g[i] - sum((low[i][k] * u[k] for k in range(i)), jnp.zeros(()))) / low[i][i])
-    v: list[Any] = [None] * q
-    for i in reversed(range(q)):
-        v[i] = (u[i] - sum((low[k][i] * v[k] for k in range(i + 1, q)), jnp.zeros(()))) / low[i][i]
-    return jnp.stack(v), ok
+    places = jnp.arange(q)[:, None]
+
+    def eliminate(k: Any, state: Any) -> Any:
+        a, ok = state
+        pivot = a[k, k]
+        row = a[k] / jnp.maximum(pivot, 1e-14)
+        return jnp.where(places == k, row, a - a[:, k, None] * row), ok & (pivot > 1e-14)
+
+    a, ok = jax.lax.fori_loop(0, q, eliminate, (jnp.concatenate([h, g[:, None]], 1), jnp.array(True)))
+    return a[:, q], ok
 
 
 class _State(NamedTuple):
@@ -104,6 +98,8 @@ def _descend(
         return jnp.where(sane, f, jnp.inf), g, h, majorant, rounding
 
     def body(s: _State) -> _State:
+        # The first turn stands still and only evaluates: the model is compiled once, not before the loop as well.
+        first = s.steps < 0
         live = ~(((s.z <= low) & (s.g > 0)) | ((s.z >= high) & (s.g < 0)))
         d = jnp.diagonal(s.majorant)
         d = jnp.sqrt(jnp.maximum(d, 1e-30 + 1e-18 * jnp.max(d)))
@@ -114,7 +110,7 @@ def _descend(
             return jnp.where(both, h / (d[:, None] * d), 0.0) + jnp.diag(jnp.where(live, s.damping, 1.0))
 
         # Both at once: the Newton step where it exists, the majorant's otherwise.
-        both_steps, positive = jax.vmap(_cholesky_solve, in_axes=(0, None))(
+        both_steps, positive = jax.vmap(_solve_linear, in_axes=(0, None))(
             jnp.stack([matrix(s.h), matrix(s.majorant)]), g
         )
         ok = positive[0]
@@ -131,10 +127,10 @@ def _descend(
         better = f <= s.f
         ratio = (s.f - f) / jnp.maximum(gain, 1e-300)
         factor = jnp.where(better, jnp.where(ratio > 0.75, 0.1, jnp.where(ratio < 0.25, 3.0, 1.0)), 6.0)
-        damping = jnp.clip(s.damping * factor, 1e-14, 1e12)
+        damping = jnp.where(first, s.damping, jnp.clip(s.damping * factor, 1e-14, 1e12))
         # A Gauss-Newton phase only has to come near; its steps shrink geometrically.
         floor = jnp.where(exact, 1e-15, 1e-7) * s.f + s.rounding + 1e-32 * jnp.sum(w)
-        done = (jnp.abs(gain) <= floor) | (~better & (damping > 1e11))
+        done = ~first & ((jnp.abs(gain) <= floor) | (~better & (damping > 1e11)))
 
         def pick(new: Any, old: Any) -> Any:
             return jnp.where(better, new, old)
@@ -145,9 +141,11 @@ def _descend(
             damping, s.steps + 1, done,
         )  # fmt: skip
 
-    z0 = jnp.clip(z0, low, high)
-    start = _State(z0, *evaluate(z0), damping, jnp.asarray(0), jnp.asarray(False))
-    end = jax.lax.while_loop(lambda s: ~s.done & (s.steps < limit) & jnp.isfinite(s.f), body, start)
+    start = _State(
+        jnp.clip(z0, low, high), jnp.inf, jnp.zeros(q), jnp.eye(q), jnp.eye(q), 0.0,
+        damping, jnp.asarray(-1), jnp.asarray(False),
+    )  # fmt: skip
+    end = jax.lax.while_loop(lambda s: ~s.done & (s.steps < limit) & (jnp.isfinite(s.f) | (s.steps < 0)), body, start)
     return end.z, end.f, end.damping, end.steps, end.done
 
 
@@ -189,13 +187,13 @@ def solve(problem: Problem, points: Points, batch: Batch) -> Solution:
     z0 = batch.starts.reshape(-1, q)
     z1, f1, _, steps1, _ = _run(problem, points, batch, fit_of, z0, 1e-3, deltas[0], False, GAUSS_NEWTON_STEPS)
     best = np.argmin(np.where(np.isfinite(f1), f1, np.inf).reshape(count, starts), 1) + starts * np.arange(count)
-    z, steps = z1[best], steps1[best]
+    z, value, steps = z1[best], f1[best], steps1[best]
     converged = np.ones(count, bool)
     for delta in deltas:
         left = np.arange(count)
         damping = np.full(count, 1e-6)
         for limit in NEWTON_ROUNDS:
-            z[left], _, damping[left], more, done = _run(
+            z[left], value[left], damping[left], more, done = _run(
                 problem, points, batch, left, z[left], damping[left], delta, True, limit
             )
             steps[left] += more
@@ -204,7 +202,9 @@ def solve(problem: Problem, points: Points, batch: Batch) -> Solution:
                 break
         converged[:] = True
         converged[left] = False
-    return Solution(z, evaluate(problem, points, batch, z), steps, converged)
+    if kind == "absolute":
+        value = evaluate(problem, points, batch, z)
+    return Solution(z, value, steps, converged)
 
 
 def _run(

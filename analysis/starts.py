@@ -20,7 +20,7 @@ MOST_POINTS = 4096
 
 
 def spread(parameters: list[Parameter], seed: int = 0) -> np.ndarray:
-    """Coordinates [M, k] that cover the start ranges: a grid up to two parameters, a low-discrepancy sequence beyond."""
+    """Coordinates [M, k] that cover the start ranges: a grid up to two parameters, an even sequence beyond."""
     k = len(parameters)
     if k == 0:
         return np.zeros((1, 0))
