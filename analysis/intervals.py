@@ -329,21 +329,11 @@ def _scores(view: View, batch: Batch, z: np.ndarray) -> np.ndarray:
     first fit."""
     constant = {k: np.repeat(v[:1], len(z), 0) for k, v in batch.constant.items()}
     _, r = describe(view.problem, view.points, Batch(view.y, view.w, z[:, None], constant), z)  # [M, n]
+    summand = view.problem.objective.summand
     if batch.y.ndim == 1:
-        return np.asarray(batch.w @ _rho(view, r).T) if batch.w.ndim == 2 else _rho(view, r) @ batch.w
+        return np.asarray(batch.w @ summand(r).T if batch.w.ndim == 2 else summand(r) @ batch.w)
     shift = (batch.y - view.y) / view.points.noise  # r to the drawn losses is r - shift
-    return np.stack([_rho(view, one - shift) @ view.w for one in r], 1)
-
-
-def _rho(view: View, r: np.ndarray) -> np.ndarray:
-    goal = view.problem.objective
-    if goal.kind == "squares":
-        return 0.5 * r * r
-    size = np.abs(r)
-    if goal.kind == "absolute":
-        return size
-    inside = np.minimum(size, goal.delta)
-    return np.asarray(inside * (size - 0.5 * inside))
+    return np.stack([summand(one - shift) @ view.w for one in r], 1)
 
 
 def at_bounds(fit: Fit, z: np.ndarray) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
@@ -377,8 +367,3 @@ def intervals(
         draws = bootstrap(fit, resamples, seed=seed)
         out |= {k: draws.interval(k, level) for k in rest}
     return {k: out[k] for k in fit.params}
-
-
-def default_method(fit: Fit) -> Kind | Literal["profile"]:
-    """The method `intervals` prefers: the one with the best measured coverage."""
-    return "profile"

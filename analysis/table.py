@@ -22,7 +22,8 @@ Unit = Literal["nats", "bits", "perplexity"]
 TRAJECTORY_COLUMNS = ("trajectory", "cluster", "group", "run_name")
 # Losses are only comparable within one value of these; see `mixed`.
 CONVENTION_COLUMNS = ("layout_hash", "eval_hash")
-EXCLUSION_COLUMN = "exclusion_reason"
+# Result tables name the rule that excluded a run here; such rows are dropped, with the reason.
+EXCLUSION_COLUMN = "exclusion"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -64,9 +64,9 @@ def test_bad_rows_are_dropped_by_named_rules() -> None:
 
 
 def test_exclusions_and_highest_losses() -> None:
-    data = frame().assign(exclusion_reason=[None] * 11 + ["diverged at step 40"])
+    data = frame().assign(exclusion=[None] * 11 + ["diverged at step 40"])
     result = check(data, drop_highest=2)
-    assert {(d.rule, d.rows) for d in result.dropped} == {("exclusion_reason", (11,)), ("drop_highest", (0, 1))}
+    assert {(d.rule, d.rows) for d in result.dropped} == {("exclusion", (11,)), ("drop_highest", (0, 1))}
     assert result.dropped[0].why == "diverged at step 40"
 
 

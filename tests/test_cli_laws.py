@@ -100,7 +100,7 @@ def test_fit_for_people_says_status_and_what_was_dropped(runs: Path, capsys) -> 
     assert main(["fit", str(runs), "--law", "tied", *COLUMNS, "--bootstrap", "50", "--drop-highest", "1"]) == 0
     out = capsys.readouterr().out
     assert "converged to one minimum" in out and "23 points" in out and "iid 95%" in out
-    assert "2 rows dropped (exclusion_reason): diverged" in out and "1 rows dropped (drop_highest)" in out
+    assert "2 rows dropped (exclusion): diverged" in out and "1 rows dropped (drop_highest)" in out
 
 
 def test_tokens_from_flops_give_the_same_fit(runs: Path, capsys) -> None:  # type: ignore[no-untyped-def]

@@ -23,9 +23,6 @@ if TYPE_CHECKING:
 # Exit code of a fit or design whose parameters the rows cannot determine.
 REFUSED = 3
 
-# Result tables of this laboratory name their exclusion rule here; fits drop such rows and say so.
-EXCLUSION = "exclusion"
-
 
 @dataclasses.dataclass(frozen=True)
 class TableOptions:
@@ -109,7 +106,7 @@ class TableOptions:
 
 def read_rows(path: Path, where: str | None = None, derive: tuple[str, ...] = ()) -> pd.DataFrame:
     """A table with derived columns, filtered. Raises LabError as `TableOptions.frame`."""
-    from analysis.table import EXCLUSION_COLUMN, read
+    from analysis.table import read
 
     frame = read(path)
     for text in derive:
@@ -131,8 +128,6 @@ def read_rows(path: Path, where: str | None = None, derive: tuple[str, ...] = ()
         if frame.empty:
             raise LabError(f"No row of {path} satisfies --where {where!r}.")
         frame = frame.reset_index(drop=True)
-    if EXCLUSION in frame.columns and EXCLUSION_COLUMN not in frame.columns:
-        frame = frame.rename(columns={EXCLUSION: EXCLUSION_COLUMN})
     return frame
 
 
