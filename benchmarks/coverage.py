@@ -8,7 +8,8 @@ default objective, then each method's interval for each parameter either holds t
 appended as cells complete, to coverage.parquet and coverage.csv; a cell that is already there is skipped.
 
 A profile interval holds the truth exactly when the statistic at the truth is below its limit, so it needs one
-constrained fit a simulation. Bootstraps take `--resamples` refits a simulation.
+constrained fit a simulation. Bootstraps take `--resamples` refits a simulation. The two-stage fit of continual
+pre-training has a design's points from scratch and again continued, the clusters spanning both, and refits both stages.
 """
 
 from __future__ import annotations
@@ -41,8 +42,12 @@ from analysis.table import Table
 
 SIGMA = 0.005  # noise of log loss, of which clusters share half the variance where there are clusters
 LEVEL = 0.95
+TAILS = (0.5 * (1 - LEVEL), 0.5 * (1 + LEVEL))
+STAGED = "cpt in two stages"
 SLAB = 8_192  # refits in memory at once
 Ends = tuple[np.ndarray, np.ndarray]
+Named = dict[str, np.ndarray]
+Staged = tuple[dict[str, Ends], dict[str, float]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,8 +114,13 @@ def noise(rng: np.random.Generator, kind: str, shape: tuple[int, ...]) -> np.nda
     return rng.standard_t(3, shape) / np.sqrt(3)
 
 
-def simulate(case: Case, design: Design, kind: str, simulations: int, seed: int) -> tuple[View, np.ndarray, np.ndarray]:
-    """The design as a view, the observations [S, n] in the objective's space, and the true coordinates [q]."""
+def simulate(
+    case: Case, design: Design, kind: str, simulations: int, seed: int, shared: np.ndarray | None = None
+) -> tuple[View, np.ndarray, np.ndarray]:
+    """The design as a view, the observations [S, n] in the objective's space, and the true coordinates [q].
+
+    `shared` gives the clusters' own effects [S, sizes], of unit variance; they are drawn otherwise.
+    """
     x, cluster = case.columns(design)
     n = len(cluster)
     goal = case.law.objective
@@ -124,8 +134,8 @@ def simulate(case: Case, design: Design, kind: str, simulations: int, seed: int)
     rng = np.random.default_rng([seed, len(case.law.name), n, design.sizes, int(design.clustered), NOISES.index(kind)])
     errors = noise(rng, kind, (simulations, n))
     if design.clustered:
-        shared = noise(rng, kind, (simulations, design.sizes))[:, cluster]
-        errors = np.sqrt(0.5) * (errors + shared)
+        shared = noise(rng, kind, (simulations, design.sizes)) if shared is None else shared
+        errors = np.sqrt(0.5) * (errors + shared[:, cluster])
     log_loss = pred[0] if goal.space == "log" else np.log(-np.log(pred[0]))
     loss = np.exp(log_loss + SIGMA * errors)
     table = dataclasses.replace(blank, loss=loss[0])
@@ -134,11 +144,16 @@ def simulate(case: Case, design: Design, kind: str, simulations: int, seed: int)
     return view, y, z
 
 
-def optima(view: View, y: np.ndarray, frozen: dict[str, float], truth: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Optimum [S, q] and objective [S] of every simulation, from the truth and from spread cells."""
+def optima(
+    view: View, y: np.ndarray, frozen: dict[str, float], truth: np.ndarray, carried: Named | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Optimum [S, q] and objective [S] of every simulation, from the truth and from spread cells.
+
+    `carried`, name -> [S], replaces the frozen values by each simulation's own.
+    """
     cells, values = candidate_points(view, frozen, 0)
     starts = np.concatenate([truth[None], cells[pick(cells, values, 6)]])
-    constant = {k: np.full(len(y), v) for k, v in frozen.items()}
+    constant = carried or {k: np.full(len(y), v) for k, v in frozen.items()}
     found = solve(view.problem, view.points, Batch(y, view.w, np.tile(starts, (len(y), 1, 1)), constant))
     return found.z, found.value
 
@@ -178,7 +193,6 @@ def profile_covers(case: Case, view: View, y: np.ndarray, z: np.ndarray, value: 
 def bootstrap_ends(case: Case, view: View, y: np.ndarray, z: np.ndarray, kind: str, resamples: int) -> dict[str, Ends]:
     """Percentile ends of each parameter, label -> (low [S], high [S])."""
     n, q = view.table.n, view.problem.q
-    tail = [0.5 * (1 - LEVEL), 0.5 * (1 + LEVEL)]
     per = max(1, SLAB // resamples)
     if kind == "residual":
         r = residuals_of(view, y, z, case.frozen)
@@ -202,8 +216,48 @@ def bootstrap_ends(case: Case, view: View, y: np.ndarray, z: np.ndarray, kind: s
         found = solve(view.problem, view.points, batch)
         named, _ = describe(view.problem, view.points, batch, found.z)
         for label, values in labelled(view, named).items():
-            ends.setdefault(label, []).append(np.quantile(values.reshape(sims, resamples), tail, axis=1))
+            ends.setdefault(label, []).append(np.quantile(values.reshape(sims, resamples), TAILS, axis=1))
     return {k: (joined[0], joined[1]) for k, v in ends.items() for joined in [np.concatenate(v, 1)]}
+
+
+def staged_ends(design: Design, kind: str, simulations: int, resamples: int) -> Staged:
+    """Percentile ends of each parameter of both stages of the continual pre-training law, and the true values.
+
+    As `analysis.twostage`: a resample draws clusters of both stages together, and its first stage's E, A and alpha are
+    what its second holds.
+    """
+    law = JointCPT()
+    scratch, continued = (dict(p.params) for p in law.published)
+    carry = ("E", "A", "alpha")
+    stages = (Case(law, scratch, {"gamma": 0.0}), Case(law, continued, {k: continued[k] for k in carry}))
+    shared = noise(np.random.default_rng([0, 2, design.sizes, NOISES.index(kind)]), kind, (simulations, design.sizes))
+    made = [simulate(c, design, kind, simulations, s, shared) for s, c in enumerate(stages)]
+    (one, y1, truth1), (two, y2, truth2) = made
+    n = one.table.n
+    clusters = np.concatenate([one.table.cluster, two.table.cluster])
+    counts, _ = resample_counts(clusters, np.zeros(2 * n, int), range(resamples), 1, one.problem.q + two.problem.q)
+    z1, _ = optima(one, y1, stages[0].frozen, truth1)
+    gamma = {"gamma": np.zeros(simulations)}
+    found, _ = describe(one.problem, one.points, Batch(y1, one.w, z1[:, None], gamma), z1)
+    z2, _ = optima(two, y2, stages[1].frozen, truth2, {k: found[k] for k in carry})
+    per, parts = max(1, SLAB // resamples), []
+    for a in range(0, simulations, per):
+        part = slice(a, a + per)
+        sims = len(y1[part])
+        constant = {"gamma": np.zeros(sims * resamples)}
+        drawn: dict[str, np.ndarray] = {}
+        for s, (view, y, z) in enumerate(((one, y1, z1), (two, y2, z2))):
+            w = np.tile(counts[:, s * n : (s + 1) * n], (sims, 1))
+            starts = np.repeat(z[part], resamples, 0)[:, None]
+            batch = Batch(np.repeat(y[part], resamples, 0), w, starts, constant)
+            optimum = solve(view.problem, view.points, batch).z
+            named, _ = describe(view.problem, view.points, batch, optimum)
+            drawn |= {k if s or k in carry else f"{k} from scratch": v for k, v in named.items()}
+            constant = {k: drawn[k] for k in carry}
+        parts.append({k: np.quantile(v.reshape(sims, resamples), TAILS, axis=1) for k, v in drawn.items()})
+    ends = {k: np.concatenate([p[k] for p in parts], 1) for k in parts[0]}
+    truth = continued | {f"{k} from scratch": v for k, v in scratch.items()}
+    return {k: (v[0], v[1]) for k, v in ends.items()}, {k: truth[k] for k in ends}
 
 
 def methods(design: Design) -> tuple[str, ...]:
@@ -211,24 +265,29 @@ def methods(design: Design) -> tuple[str, ...]:
 
 
 def measure(
-    case: Case, design: Design, kind: str, method: str, simulations: int, resamples: int
+    case: Case | None, design: Design, kind: str, method: str, simulations: int, resamples: int
 ) -> Iterator[dict[str, Any]]:
-    """Rows of one cell, one per parameter."""
+    """Rows of one cell, one per parameter; no case stands for the two-stage fit."""
     began = time.perf_counter()
-    view, y, truth = simulate(case, design, kind, simulations, seed=0)
-    z, value = optima(view, y, case.frozen, truth)
-    if method == "profile":
-        held = profile_covers(case, view, y, z, value)
-        ends: dict[str, Ends] = {}
+    ends: dict[str, Ends] = {}
+    if case is None:
+        ends, real_values = staged_ends(design, kind, simulations, resamples)
     else:
-        ends = bootstrap_ends(case, view, y, z, method, resamples)
-        held = {k: (low <= case.truth[k]) & (case.truth[k] <= high) for k, (low, high) in ends.items()}
+        real_values = case.truth
+        view, y, truth = simulate(case, design, kind, simulations, seed=0)
+        z, value = optima(view, y, case.frozen, truth)
+        if method != "profile":
+            ends = bootstrap_ends(case, view, y, z, method, resamples)
+    if case is not None and method == "profile":
+        held = profile_covers(case, view, y, z, value)
+    else:
+        held = {k: (low <= real_values[k]) & (real_values[k] <= high) for k, (low, high) in ends.items()}
     seconds = time.perf_counter() - began
     for label, covers in held.items():
-        share, real = float(np.mean(covers)), case.truth[label]
+        share, real = float(np.mean(covers)), real_values[label]
         low, high = ends.get(label, (np.full(1, np.nan), np.full(1, np.nan)))
         yield {
-            "law": case.law.name,
+            "law": STAGED if case is None else case.law.name,
             "design": design.name,
             "noise": kind,
             "method": method,
@@ -243,8 +302,11 @@ def measure(
         }
 
 
-def cells(law: str | None) -> Iterator[tuple[Case, Design, str, str]]:
-    """Every cell, the cheap profiles of all laws first."""
+def cells(law: str | None) -> Iterator[tuple[Case | None, Design, str, str]]:
+    """Every cell: the two-stage fit (no case), then the cheap profiles of all laws, then their bootstraps."""
+    for design in DESIGNS:
+        if design.clustered and law in (None, STAGED):
+            yield from ((None, design, kind, "cluster") for kind in NOISES)
     for cheap in (True, False):
         for design in DESIGNS:
             for kind in NOISES:
@@ -265,7 +327,7 @@ def main() -> None:
     file = args.out / "coverage.parquet"
     done = pd.read_parquet(file) if file.exists() else pd.DataFrame(columns=["law", "design", "noise", "method"])
     for case, design, kind, method in cells(args.law):
-        name = (case.law.name, design.name, kind, method)
+        name = (STAGED if case is None else case.law.name, design.name, kind, method)
         if (done[["law", "design", "noise", "method"]] == list(name)).all(axis=1).any():
             continue
         rows = pd.DataFrame(list(measure(case, design, kind, method, args.simulations, args.resamples)))
