@@ -184,7 +184,8 @@ def assumed_params(law: Law, given: str | None) -> dict[str, float]:
 
 
 def prepare_jax() -> None:
-    """Fits run on the CPU, and compiled code is kept below the user's cache folder between processes.
+    """Fits run on the CPU, compiled code is kept below the user's cache folder between processes, and garbage is looked
+    for rarely.
 
     Must run before JAX is imported. JAX_PLATFORMS and JAX_COMPILATION_CACHE_DIR, if set, win.
     """

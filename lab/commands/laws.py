@@ -30,8 +30,8 @@ class Fit(TableOptions):
 
     Exit code 3 where the table does not determine the parameters, or the solver did not finish.
 
-    The first run on a machine compiles (tens of seconds); compiled code is kept in the user's cache folder, and later
-    runs of the same law and table size start at once.
+    The first run of a law on a machine compiles for a second or more; compiled code is kept in the user's cache folder,
+    and later runs of the same law and table size start at once.
     """
 
     interval: Literal["auto", "profile", "iid", "cluster", "residual", "none"] = "auto"
