@@ -109,9 +109,14 @@ def pad_points(points: Points, n_to: int) -> Points:
 
 def evaluate(problem: Problem, points: Points, batch: Batch, z: np.ndarray) -> np.ndarray:
     """The objective [B] of fit b at coordinates z[b]; z [B, q]."""
-    _, r = describe(problem, points, batch, z)
-    with np.errstate(invalid="ignore"):
-        return np.asarray(np.sum(np.where(batch.w > 0, batch.w * problem.objective.summand(r), 0.0), 1))
+    function = _compiled_params(problem.code)
+
+    def call(points: Points, y: Any, w: Any, z: Any, constant: Any, rows: np.ndarray) -> Any:
+        r = np.asarray(function(points, y, w, z, constant)[-1])
+        with np.errstate(invalid="ignore"):
+            return (np.sum(np.where(w > 0, w * problem.objective.summand(r), 0.0), 1),)
+
+    return chunks(call, points, batch, np.arange(len(z)), z)[0]
 
 
 def describe(problem: Problem, points: Points, batch: Batch, z: np.ndarray) -> tuple[dict[str, np.ndarray], np.ndarray]:
