@@ -15,7 +15,7 @@ from rich.live import Live
 
 from lab.records import read_json, write_json
 from sweeps.collect import collect
-from sweeps.status import study_status
+from sweeps.status import status_table, study_status
 from sweeps.study import Arm, Study
 
 if TYPE_CHECKING:
@@ -138,8 +138,6 @@ class _Watch:
             self.console.print(f"[{over}/{len(self.runs)}] {run.arm}: {loss}", markup=False)
 
     def __rich__(self) -> Any:
-        from lab.commands.sweep import status_table
-
         elapsed = time.monotonic() - self.started
         gained = self._share() - self.share_before
         eta = f"about {(1 - self._share()) / gained * elapsed:.0f} s to go" if gained > 0.01 else "compiling"

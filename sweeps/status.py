@@ -8,6 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+
 from lab.records import RunDir
 from sweeps.study import Arm
 
@@ -89,3 +92,26 @@ def by_arm(runs: Sequence[RunStatus]) -> list[ArmStatus]:
             )
         )
     return summary
+
+
+def status_table(study: str, runs: Sequence[RunStatus], footer: str = "") -> Table:
+    """One line an arm, and a line for the whole study."""
+    table = Table(title=f"Study {study}", caption=footer or None)
+    for name, justify in (("arm", "left"), ("done", "right"), ("progress", "left"), ("loss", "right"), ("", "left")):
+        table.add_column(name, justify=justify)  # type: ignore[arg-type]
+    for arm in by_arm(runs):
+        notes = [f"{arm.running} running"] if arm.running else []
+        notes += [f"{arm.diverged} diverged"] if arm.diverged else []
+        table.add_row(
+            arm.arm,
+            f"{arm.done}/{arm.runs}",
+            ProgressBar(total=1.0, completed=arm.share, width=20),
+            "" if arm.loss is None else f"{arm.loss:.3f}",
+            ", ".join(notes),
+        )
+    done = sum(r.over for r in runs)
+    steps = sum(r.steps for r in runs)
+    share = sum(r.steps if r.over else r.step for r in runs) / steps
+    table.add_section()
+    table.add_row("all", f"{done}/{len(runs)}", ProgressBar(total=1.0, completed=share, width=20), "", "")
+    return table

@@ -12,9 +12,6 @@ from typing import TYPE_CHECKING
 import tyro
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
-    from sweeps.status import RunStatus
     from sweeps.study import Arm
 
 ROOT = Path("out")
@@ -78,7 +75,7 @@ class Status:
         from rich.console import Console
         from rich.live import Live
 
-        from sweeps.status import study_status
+        from sweeps.status import status_table, study_status
 
         arms = _arms(self.study, self.root)
         if self.json:
@@ -124,31 +121,3 @@ def _arms(study_name: str, root: Path) -> tuple[Arm, ...]:
     from sweeps.study import find_study
 
     return prepared_arms(find_study(study_name), root)
-
-
-def status_table(study: str, runs: list[RunStatus], footer: str = "") -> Table:
-    """One line an arm, and a line for the whole study."""
-    from rich.progress_bar import ProgressBar
-    from rich.table import Table
-
-    from sweeps.status import by_arm
-
-    table = Table(title=f"Study {study}", caption=footer or None)
-    for name, justify in (("arm", "left"), ("done", "right"), ("progress", "left"), ("loss", "right"), ("", "left")):
-        table.add_column(name, justify=justify)  # type: ignore[arg-type]
-    for arm in by_arm(runs):
-        notes = [f"{arm.running} running"] if arm.running else []
-        notes += [f"{arm.diverged} diverged"] if arm.diverged else []
-        table.add_row(
-            arm.arm,
-            f"{arm.done}/{arm.runs}",
-            ProgressBar(total=1.0, completed=arm.share, width=20),
-            "" if arm.loss is None else f"{arm.loss:.3f}",
-            ", ".join(notes),
-        )
-    done = sum(r.over for r in runs)
-    steps = sum(r.steps for r in runs)
-    share = sum(r.steps if r.over else r.step for r in runs) / steps
-    table.add_section()
-    table.add_row("all", f"{done}/{len(runs)}", ProgressBar(total=1.0, completed=share, width=20), "", "")
-    return table
