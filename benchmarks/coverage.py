@@ -3,9 +3,11 @@
     python benchmarks/coverage.py                    # every cell that is not in the results yet
     python benchmarks/coverage.py --law tied --simulations 200 --out /tmp/coverage
 
-A cell is a law, a design, and a noise; its truth is the law's published fit. Every simulation is fitted with the
-default objective, then each method's interval for each parameter either holds the truth or does not. Rows are
-appended as cells complete, to coverage.parquet and coverage.csv; a cell that is already there is skipped.
+The primary laws are simulated on every design; each other law on one design, of its own variables, that identifies it
+(its recovery test's), with profile intervals and at most 200 simulations. A cell is a law, a design, and a noise; the
+truth of a primary law is its published fit. Every simulation is fitted with the default objective, then each method's
+interval for each parameter either holds the truth or does not. Rows are appended as cells complete, to
+coverage.parquet and coverage.csv; a cell that is already there is skipped.
 
 A profile interval holds the truth exactly when the statistic at the truth is below its limit, so it needs one
 constrained fit a simulation. Bootstraps take `--resamples` refits a simulation. The two-stage fit of continual
@@ -16,6 +18,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,6 +28,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+from analysis import laws
 from analysis.batch import Batch, Points, describe
 from analysis.coordinates import make_problem, to_coordinates
 from analysis.fitting import View, candidate_points, labelled, observed
@@ -67,19 +71,24 @@ DESIGNS = (
     Design("200 points, 20 clusters", 20, 10, True),
     Design("200 points, independent", 20, 10, False),
 )
+OWN = Design("its own identifying design", 0, 0, False)
+OWN_SIMULATIONS = 200
 NOISES = ("gaussian", "student-3")
 
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """A law with its truth and how a design's columns are made."""
+    """A law with its truth and how a design's columns are made; `own` are the columns of its own design."""
 
     law: Law
     truth: dict[str, float]
     frozen: dict[str, float]
+    own: dict[str, np.ndarray] | None = None
 
     def columns(self, design: Design) -> tuple[dict[str, np.ndarray], np.ndarray]:
         """Columns [n] and cluster codes [n]."""
+        if self.own is not None:
+            return self.own, np.arange(len(next(iter(self.own.values()))))
         n = np.repeat(np.geomspace(2e7, 5e9, design.sizes), design.each)
         cluster = np.repeat(np.arange(design.sizes), design.each)
         # Tokens per parameter 2 to 640, staggered over sizes where there are few, so that no design is a line.
@@ -105,6 +114,16 @@ def cases() -> list[Case]:
         Case(data, dict(data.published[0].params), {}),
         Case(cpt, dict(cpt.published[1].params), {}),
     ]
+
+
+def other_cases() -> list[Case]:
+    """The laws that `cases` leaves out, each on the design of its recovery test."""
+    sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
+    from law_designs import DESIGNS as OWN_DESIGNS
+
+    primary = {case.law.name for case in cases()}
+    designs = [d for d in OWN_DESIGNS.values() if laws.get(d.law).name not in primary]
+    return [Case(laws.get(d.law), dict(d.truth), {}, d.columns) for d in designs]
 
 
 def noise(rng: np.random.Generator, kind: str, shape: tuple[int, ...]) -> np.ndarray:
@@ -136,7 +155,8 @@ def simulate(
     if design.clustered:
         shared = noise(rng, kind, (simulations, design.sizes)) if shared is None else shared
         errors = np.sqrt(0.5) * (errors + shared[:, cluster])
-    log_loss = pred[0] if goal.space == "log" else np.log(-np.log(pred[0]))
+    to_log = {"log": np.asarray, "linear": np.log, "reciprocal": lambda v: np.log(-np.log(v))}
+    log_loss = to_log[goal.space](pred[0])
     loss = np.exp(log_loss + SIGMA * errors)
     table = dataclasses.replace(blank, loss=loss[0])
     view = View(problem, table, points, observed(table, goal.space), np.ones(n))
@@ -260,6 +280,10 @@ def staged_ends(design: Design, kind: str, simulations: int, resamples: int) -> 
     return {k: (v[0], v[1]) for k, v in ends.items()}, {k: truth[k] for k in ends}
 
 
+def _most(case: Case) -> int:
+    return OWN_SIMULATIONS if case.own is not None else 10**6
+
+
 def methods(design: Design) -> tuple[str, ...]:
     return ("profile", "cluster") if design.clustered else ("profile", "iid", "residual")
 
@@ -274,7 +298,7 @@ def measure(
         ends, real_values = staged_ends(design, kind, simulations, resamples)
     else:
         real_values = case.truth
-        view, y, truth = simulate(case, design, kind, simulations, seed=0)
+        view, y, truth = simulate(case, design, kind, min(simulations, _most(case)), seed=0)
         z, value = optima(view, y, case.frozen, truth)
         if method != "profile":
             ends = bootstrap_ends(case, view, y, z, method, resamples)
@@ -308,6 +332,8 @@ def cells(law: str | None) -> Iterator[tuple[Case | None, Design, str, str]]:
         if design.clustered and law in (None, STAGED):
             yield from ((None, design, kind, "cluster") for kind in NOISES)
     for cheap in (True, False):
+        if cheap:
+            yield from ((c, OWN, "gaussian", "profile") for c in other_cases() if law in (None, c.law.name))
         for design in DESIGNS:
             for kind in NOISES:
                 for case in cases():
