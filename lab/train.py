@@ -112,7 +112,8 @@ class Trainer:
                 in_flight = (list(self.slots), metrics)
                 dispatch += 1
                 ending = [s for s in self.slots if s is not None and s.placement.stop == dispatch]
-                save = stop_requested() or time.monotonic() - saved_at > self.execution.checkpoint_every_s
+                stop = stop_requested()  # asked once: a request that comes later is saved for one dispatch later
+                save = stop or time.monotonic() - saved_at > self.execution.checkpoint_every_s
                 if ending or save or dispatch == self.plan.dispatches:
                     self._log(*in_flight)
                     in_flight = None
@@ -122,7 +123,7 @@ class Trainer:
                 if save:
                     self._save(dispatch)
                     saved_at = time.monotonic()
-                if stop_requested():
+                if stop:
                     raise Stopped
             atomic_write(self.directory / "finished", "")
 
@@ -132,6 +133,11 @@ class Trainer:
             return 0
         dispatch, self.state, record = restored
         for placement in self.plan.placements:
+            if placement.stop <= dispatch and RunDir(self.execution.root, placement.run_id).result() is None:
+                raise LabError(
+                    f"The checkpoint of pack {self.directory} is past run {placement.run_id}, whose result is gone.",
+                    "Remove that pack's folder to train the run again.",
+                )
             if placement.start < dispatch < placement.stop:
                 active = self._open(placement)
                 known = record["slots"][str(placement.slot)]

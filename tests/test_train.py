@@ -132,6 +132,17 @@ def test_a_crash_loses_nothing_but_the_steps_since_the_checkpoint(root, data):
     assert [r["run"]["examples_hash"] for r in resumed] == [r["run"]["examples_hash"] for r in again]
 
 
+def test_a_checkpoint_past_a_run_whose_result_is_gone_is_named(root, data):
+    runs = [tiny.run(data, steps=40, seed_init=7), tiny.run(data, steps=8, seed_init=8)]
+    with pytest.raises(Stopped):
+        go(runs, root, slots=2, observer=At(16, lambda: os.kill(os.getpid(), signal.SIGTERM)))
+    shutil.rmtree(RunDir(root, runs[1].run_id).path)
+    with pytest.raises(LabError, match="whose result is gone"):
+        go(runs, root, slots=2)
+    shutil.rmtree(root / "packs")
+    assert all(result["run"]["status"] == "done" for result in go(runs, root, slots=2))
+
+
 def test_a_diverged_run_says_why_and_its_neighbour_does_not_notice(root, data):
     good = tiny.run(data, steps=24, seed_init=5)
     bad = tiny.run(data, steps=24, seed_init=6, optim=OptimConfig(1e30, warmup=0.0))
