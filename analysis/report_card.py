@@ -40,10 +40,6 @@ class ReportCard:
     def missing(self) -> tuple[Item, ...]:
         return tuple(i for i in self.items if i.answer is None)
 
-    @property
-    def answered(self) -> int:
-        return len(self.items) - len(self.missing)
-
     def markdown(self) -> str:
         """A table; missing answers are bold."""
         lines = ["| section | question | answer |", "|---|---|---|"]
