@@ -19,17 +19,21 @@ ScheduleName = Literal["cosine", "wsd", "constant"]
 Sampling = Literal["exact", "bernoulli"]
 Sharing = Literal["own", "pieces", "same"]
 Anchors = Literal["random", "frequent"]
+Carry = Literal["weights", "state"]
 
 
 def canonical(value: Any) -> Any:
     """Returns a JSON-ready form of a config value in which every dataclass names its type.
 
+    A field that is None is left out: what a run does not use leaves no trace in its identity, so that a field with
+    None as its default can be added without changing the identity of any run before it.
+
     Raises:
       TypeError: for any type whose text form is not guaranteed to be stable.
     """
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        fields = {f.name: canonical(getattr(value, f.name)) for f in dataclasses.fields(value)}
-        return {"type": type(value).__name__, **fields}
+        fields = {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
+        return {"type": type(value).__name__, **{k: canonical(v) for k, v in fields.items() if v is not None}}
     if value is None or isinstance(value, (bool, int, str)):
         return value
     if isinstance(value, float):
@@ -260,14 +264,38 @@ class MixtureConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class Parent:
+    """Where a run starts that does not start from random parameters.
+
+    Attributes:
+      run_id: the parent's identity.
+      step: how many updates the parent had made.
+      carry: `weights` takes the parameters and starts everything else afresh (continual pre-training: step 0, new
+        moments, re-warmed rate). `state` goes on from the parent's step with its moments, on the examples that come
+        next (a cooldown branch of a trunk).
+    """
+
+    run_id: str
+    step: int
+    carry: Carry
+
+    def __post_init__(self) -> None:
+        if self.carry not in typing.get_args(Carry):
+            raise LabError(f"A run cannot carry {self.carry!r} from its parent.", f"Known: {typing.get_args(Carry)}.")
+        if self.step < 1:
+            raise LabError(f"A run starts from its parent's step 1 or later, not {self.step}.")
+
+
+@dataclasses.dataclass(frozen=True)
 class RunConfig:
     """One training run. Its fingerprint is its identity.
 
     Attributes:
-      steps: optimiser updates; tokens seen = steps * batch * context.
+      steps: optimiser updates counted from the start of the trajectory; tokens seen = steps * batch * context.
       batch: sequences a step, each of `model.context` tokens.
       seed_init: seed of the parameters.
       seed_data: seed of the order of the examples.
+      parent: the run whose checkpoint this one starts from; None starts from random parameters.
     """
 
     model: ModelConfig
@@ -277,14 +305,22 @@ class RunConfig:
     batch: int
     seed_init: int = 0
     seed_data: int = 0
+    parent: Parent | None = None
 
     def __post_init__(self) -> None:
         if self.steps < 1 or self.batch < 1:
             raise LabError(f"A run needs steps and batch of at least 1, not {self.steps} and {self.batch}.")
+        if self.first_step >= self.steps:
+            raise LabError(f"A branch of {self.steps} steps cannot start at its trunk's step {self.first_step}.")
 
     @property
     def run_id(self) -> str:
         return fingerprint(self)
+
+    @property
+    def first_step(self) -> int:
+        """Updates that were made before this run began: those of its trunk, if it is a branch."""
+        return self.parent.step if self.parent and self.parent.carry == "state" else 0
 
     @property
     def tokens_seen(self) -> int:
@@ -313,6 +349,7 @@ def from_json(form: dict[str, Any]) -> Any:
         LanguageIds,
         LayoutConfig,
         MixtureConfig,
+        Parent,
         RunConfig,
     )
     kinds = {c.__name__: c for c in types}

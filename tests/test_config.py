@@ -14,6 +14,7 @@ from lab.config import (
     MixtureConfig,
     ModelConfig,
     OptimConfig,
+    Parent,
     RunConfig,
     Source,
     Stage,
@@ -47,6 +48,9 @@ def test_identity_changes_with_every_field():
         run_config(optim=OptimConfig(2e-3)),
         run_config(model=dataclasses.replace(MODEL, vocab=513)),
         run_config(mixture=dataclasses.replace(base.mixture, sampling="bernoulli")),
+        run_config(parent=Parent("0" * 16, 5, "weights")),
+        run_config(parent=Parent("0" * 16, 5, "state")),
+        run_config(parent=Parent("0" * 16, 6, "state")),
     ]
     assert len({r.run_id for r in [base, *changes]}) == len(changes) + 1
 
@@ -56,8 +60,24 @@ def test_identity_is_pinned():
     assert fingerprint(MODEL) == "1affec4a94a4cfff"
 
 
-def test_configs_survive_json():
-    run = run_config()
+def test_what_a_run_does_not_use_leaves_no_trace_in_its_identity():
+    assert "parent" not in canonical(run_config())
+    assert "clip" not in canonical(OptimConfig(1e-3))
+    assert canonical(OptimConfig(1e-3, clip=1.0))["clip"] == 1.0
+
+
+def test_a_branch_starts_where_its_trunk_was_left():
+    assert run_config(parent=Parent("0" * 16, 8, "state")).first_step == 8
+    assert run_config(parent=Parent("0" * 16, 800, "weights")).first_step == 0
+    with pytest.raises(LabError, match="cannot start at its trunk's step 10"):
+        run_config(parent=Parent("0" * 16, 10, "state"))
+    with pytest.raises(LabError, match="cannot carry 'moments'"):
+        Parent("0" * 16, 10, "moments")
+
+
+@pytest.mark.parametrize("parent", [None, Parent("0" * 16, 5, "weights")])
+def test_configs_survive_json(parent):
+    run = run_config(parent=parent)
     again = from_json(json.loads(json.dumps(to_json(run))))
     assert again == run
     assert again.run_id == run.run_id
