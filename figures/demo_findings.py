@@ -13,7 +13,7 @@ from analysis.intervals import Draws, Interval
 from figures.drawing import Provenance
 from figures.transfer import MonolingualLaw, Worth, monolingual_law, worth
 from lab.errors import LabError
-from lab.records import read_table
+from lab.table import read_table
 
 RESAMPLES = 2000
 DESIGN_NOISE = 0.01

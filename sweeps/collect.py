@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lab.errors import LabError
-from lab.records import Provenance, RunDir, rows, write_table
+from lab.records import RunDir
+from lab.table import Provenance, rows, write_table
 from sweeps.study import Arm
 
 

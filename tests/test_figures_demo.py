@@ -11,7 +11,7 @@ from test_records import row
 from figures.demo_findings import analyse, read
 from figures.studies import draw
 from lab.errors import LabError
-from lab.records import write_table
+from lab.table import write_table
 
 SIZES = {32: 33_000, 64: 230_000, 96: 720_000}
 BUDGETS = (150_000, 300_000, 600_000, 1_200_000)

@@ -11,7 +11,8 @@ import pytest
 from test_config import run_config
 
 from lab.errors import LabError
-from lab.records import COLUMNS, RunDir, atomic_write, locked, read_table, write_table
+from lab.records import RunDir, atomic_write, locked
+from lab.table import COLUMNS, read_table, write_table
 
 
 def row(**changes):

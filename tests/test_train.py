@@ -17,7 +17,8 @@ from lab.checkpoint import Checkpoints
 from lab.config import OptimConfig
 from lab.errors import LabError
 from lab.pack import plan_pack
-from lab.records import COLUMNS, Provenance, RunDir, locked, rows, write_table
+from lab.records import RunDir, locked
+from lab.table import COLUMNS, Provenance, rows, write_table
 from lab.train import STEPS_PER_DISPATCH, Execution, Stopped, pack_dir, train
 
 
