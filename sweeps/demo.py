@@ -12,7 +12,7 @@ from __future__ import annotations
 from lab.config import Component, LayoutConfig, MixtureConfig, OptimConfig, RunConfig, Stage
 from lab.data.prepare import Prepared
 from lab.presets import preset
-from sweeps.study import Arm, DataSpec, Study
+from sweeps.study import Arm, DataSpec, LawFit, Scale, Study
 
 EN, ENM = "embedded:en", "embedded:enm"
 VOCAB = 1024
@@ -51,7 +51,7 @@ def alone(prepared: Prepared, corpus: str) -> MixtureConfig:
     return MixtureConfig((Component(language, prepared.source(corpus)),), layout, (Stage(1.0, (1.0,)),))
 
 
-def arms(prepared: Prepared) -> tuple[Arm, ...]:
+def arms(prepared: Prepared, scale: Scale) -> tuple[Arm, ...]:
     english, middle = prepared.source(EN), prepared.source(ENM)
     en_tokenizer, enm_tokenizer = prepared.tokenizer(EN).hash, prepared.tokenizer(ENM).hash
     merged = LayoutConfig.merged(("en", "enm"), (en_tokenizer, enm_tokenizer))
@@ -86,9 +86,16 @@ def arms(prepared: Prepared) -> tuple[Arm, ...]:
 STUDY = Study(
     name="demo",
     question="How does loss fall with size and tokens, and what is English worth for Middle English?",
-    cost="54 runs, about 10 minutes on 2 CPU cores",
     expected="A tied law with an exponent of .2 to .6; the smaller the share of Middle English, the more a token of it "
     "is helped by English; a clone at 10 % learns faster per own token than at 50 %.",
-    data=DataSpec((EN, ENM), VOCAB),
+    scales=(Scale("nano", DataSpec((EN, ENM), VOCAB), "54 runs, about 10 minutes on 2 CPU cores"),),
     arms=arms,
+    laws=(
+        LawFit(
+            "tied",
+            where="arm.str.startswith('English alone') and tokens_seen > 1e5",  # the budgets that every size has
+            columns={"N": "n_nonembedding", "D": "tokens_language"},
+            params={"E": 3.46, "A": 35.2, "B": 379.0, "alpha": 0.55},  # as measured
+        ),
+    ),
 )

@@ -9,12 +9,12 @@ import dataclasses
 
 from lab.data.prepare import Prepared
 from sweeps import demo
-from sweeps.study import Arm, DataSpec, Study
+from sweeps.study import Arm, DataSpec, Scale, Study
 
 RATES = (4e-3, 8e-3, 16e-3, 32e-3)
 
 
-def arms(prepared: Prepared) -> tuple[Arm, ...]:
+def arms(prepared: Prepared, scale: Scale) -> tuple[Arm, ...]:
     mixture = demo.alone(prepared, demo.EN)
     found = []
     for size in demo.SIZES:
@@ -29,8 +29,7 @@ def arms(prepared: Prepared) -> tuple[Arm, ...]:
 STUDY = Study(
     name="demo_rates",
     question="Which peak learning rate is best at each size and budget of the demo?",
-    cost="about 10 minutes on 2 CPU cores",
     expected="Between 4e-3 and 32e-3, falling with size.",
-    data=DataSpec((demo.EN,), demo.VOCAB),
+    scales=(Scale("nano", DataSpec((demo.EN,), demo.VOCAB), "32 runs, about 10 minutes on 2 CPU cores"),),
     arms=arms,
 )

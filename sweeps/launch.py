@@ -16,41 +16,42 @@ from rich.live import Live
 from lab.records import read_json, write_json
 from sweeps.collect import collect
 from sweeps.status import status_table, study_status
-from sweeps.study import Arm, Study
+from sweeps.study import Arm, Scale, Study
 
 if TYPE_CHECKING:
     from lab.config import RunConfig
     from lab.pack import PackPlan
 
 
-def prepared_arms(study: Study, root: Path) -> tuple[Arm, ...]:
-    """The study's arms, its text prepared first where that is still to do."""
+def prepared_arms(study: Study[Any], scale: Scale, root: Path) -> tuple[Arm, ...]:
+    """The study's arms at `scale`, its text prepared first where that is still to do."""
     from lab.data.prepare import prepare
 
-    return study.checked_arms(prepare(study.data.corpora, study.data.vocab, study.data.joint, root))
+    return study.checked_arms(prepare(scale.data.corpora, scale.data.vocab, scale.data.joint, root), scale)
 
 
-def run_study(study: Study, root: Path) -> int:
+def run_study(study: Study[Any], scale: Scale, root: Path) -> int:
     """Trains the runs of a study that are not over, collects its table and draws its report.
 
     Returns the exit code: 0, 143 where it was asked to stop and saved, 3 where runs diverged.
     """
     started = time.monotonic()
     console = Console()
-    console.print(f"[bold]{study.name}[/bold]: {study.question}")
-    arms = prepared_arms(study, root)
+    label = study.label(scale)
+    console.print(f"[bold]{label}[/bold]: {study.question}")
+    arms = prepared_arms(study, scale, root)
     runs = study_status(arms, root)
     pending = [arm for arm, status in zip(arms, runs, strict=True) if not status.over]
     if pending:
         console.print(f"{len(pending)} of {len(arms)} runs to train. Stop with Ctrl-C; run again to go on.")
-        if not train_pending(study.name, arms, pending, root, console):
+        if not train_pending(label, arms, pending, root, console):
             console.print("Stopped; everything is saved. Run the same command again to go on.")
             return 143
     else:
         console.print(f"All {len(arms)} runs are done.")
-    table, n_rows, _ = collect(study.name, arms, root)
+    table, n_rows, _ = collect(label, arms, root)
     console.print(f"Table: {table} ({n_rows} rows)")
-    report(study.name, table, root, console)
+    report(study.name, table, root / label, console)
     diverged = [s for s in study_status(arms, root) if s.state == "diverged"]
     for status in diverged:
         console.print(f"[yellow]{status.arm} ({status.run_id}): {status.reason}[/yellow]")
@@ -58,17 +59,17 @@ def run_study(study: Study, root: Path) -> int:
     return 3 if diverged else 0
 
 
-def report(study: str, table: Path, root: Path, console: Console) -> None:
-    """Draws the study's report unless the one there was drawn from this very table."""
+def report(study: str, table: Path, folder: Path, console: Console) -> None:
+    """Draws the study's report into `folder` unless the one there was drawn from this very table."""
     from figures.studies import STUDIES, draw
 
     if study not in STUDIES:
         return
-    drawn = root / study / ".drawn.json"
+    drawn = folder / ".drawn.json"
     digest = hashlib.sha256(table.read_bytes()).hexdigest()
     if not drawn.exists() or read_json(drawn)["table"] != digest:
         with console.status("Fitting laws and drawing the report ..."):
-            summary = draw(study, table, root / study)
+            summary = draw(study, table, folder)
         write_json(drawn, {"table": digest, "summary": summary})
     console.print(read_json(drawn)["summary"], markup=False, soft_wrap=True)
 

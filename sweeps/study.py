@@ -1,7 +1,18 @@
-"""What a study is: a Python file that states its question, its cost and its arms.
+"""What a study is: a Python file that states its question, its scales with their cost, and its arms.
 
 `sweeps/<name>.py`, or any file given by path, defines `STUDY`. From it follow the plan, the launch, the status and
 the table.
+
+A study can be asked at several scales: on two CPU cores, on a GPU, at the paper's own sizes. A `Scale` says what text
+it needs and what it costs; a study whose sizes and budgets differ by scale makes a dataclass of its own of it:
+
+    @dataclasses.dataclass(frozen=True)
+    class Size(Scale):
+        sizes: tuple[str, ...]
+
+    STUDY = Study(..., scales=(Size("nano", NANO_TEXT, "an hour", ("nano-2", "nano-4")), Size("gpu", ...)), arms=arms)
+
+and `arms(prepared, scale)` reads `scale.sizes`.
 """
 
 from __future__ import annotations
@@ -11,15 +22,22 @@ import importlib
 import importlib.util
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from lab.config import RunConfig
 from lab.errors import LabError
 
 if TYPE_CHECKING:
     from lab.data.prepare import Prepared
+
+# What a scale's name promises.
+SCALES = {
+    "nano": "two CPU cores, minutes to hours",
+    "gpu": "one large GPU, about an hour",
+    "paper": "the paper's own sizes",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,33 +58,97 @@ class Arm:
 
 
 @dataclasses.dataclass(frozen=True)
-class Study:
+class Scale:
+    """One size at which a study can be asked.
+
+    Attributes:
+      name: one of `SCALES`.
+      data: the text it needs.
+      cost: what it costs, and where that was measured.
+    """
+
+    name: str
+    data: DataSpec
+    cost: str
+
+    def __post_init__(self) -> None:
+        if self.name not in SCALES:
+            raise LabError(f"A study cannot have a scale {self.name!r}.", f"Known: {', '.join(SCALES)}.")
+
+
+@dataclasses.dataclass(frozen=True)
+class LawFit:
+    """A law that a study wants to fit, and to which rows of its table.
+
+    Attributes:
+      law: a name of `analysis.laws`, or `./file.py:Class`.
+      where: pandas query over the result table's columns; only what is known before training may be named.
+      columns: variable of the law -> column, where they differ from the law's names and aliases.
+      group: column of groups that are fitted at once; `shared` are the parameters that all of them share.
+      params: the parameters that planning assumes; the law's published ones by default.
+    """
+
+    law: str
+    where: str | None = None
+    columns: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    group: str | None = None
+    shared: tuple[str, ...] = ()
+    params: Mapping[str, float] | None = None
+
+
+S = TypeVar("S", bound=Scale)
+
+
+@dataclasses.dataclass(frozen=True)
+class Study(Generic[S]):
     """A question, and the runs that answer it.
 
     Attributes:
-      name: the study's name, also that of its table.
+      name: the study's name.
       question: what it asks, in one sentence.
-      cost: what it costs, and where that was measured.
       expected: what the answer is expected to be, written before the runs.
-      data: the text it needs.
-      arms: its runs, given the prepared text.
+      scales: where it can be asked, smallest first; the first is meant when none is named.
+      arms: its runs, given the prepared text and one of its scales.
+      laws: the laws it wants to fit: `lab sweep plan` says whether its runs identify them.
     """
 
     name: str
     question: str
-    cost: str
     expected: str
-    data: DataSpec
-    arms: Callable[[Prepared], tuple[Arm, ...]]
+    scales: tuple[S, ...]
+    arms: Callable[[Prepared, S], tuple[Arm, ...]]
+    laws: tuple[LawFit, ...] = ()
 
-    def checked_arms(self, prepared: Prepared) -> tuple[Arm, ...]:
-        """The arms, each run once.
+    def __post_init__(self) -> None:
+        names = [s.name for s in self.scales]
+        if not names or len(set(names)) != len(names):
+            raise LabError(f"Study {self.name} needs scales of different names, not {names}.")
+
+    def scale(self, name: str | None = None) -> S:
+        """The scale called `name`, or the smallest.
+
+        Raises:
+          LabError: when the study has no such scale.
+        """
+        for scale in self.scales:
+            if name in (None, scale.name):
+                return scale
+        raise LabError(
+            f"Study {self.name} has no scale {name!r}.", f"It has: {', '.join(s.name for s in self.scales)}."
+        )
+
+    def label(self, scale: S) -> str:
+        """Names the table and folder of the study at `scale`: `<study>-<scale>`, or `<study>` if it has one scale."""
+        return self.name if len(self.scales) == 1 else f"{self.name}-{scale.name}"
+
+    def checked_arms(self, prepared: Prepared, scale: S) -> tuple[Arm, ...]:
+        """The arms at `scale`, each run once.
 
         Raises:
           LabError: when the study's own code fails, or two arms are the same run.
         """
         try:
-            arms = self.arms(prepared)
+            arms = self.arms(prepared, scale)
         except LabError:
             raise
         except Exception as error:
@@ -84,7 +166,7 @@ class Study:
         return arms
 
 
-def find_study(name: str) -> Study:
+def find_study(name: str) -> Study[Any]:
     """The study called `name`, or the one in the file `name`.
 
     Raises:

@@ -57,6 +57,7 @@ def test_bad_input_is_one_line_that_names_it(tmp_path, capsys):
     assert "empty" in fails(capsys, "train", f"text:{tmp_path}/empty.txt", *root)
     assert "Unknown corpus 'embedded:xx'" in fails(capsys, "train", "embedded:xx", *root)
     assert "no study 'nothing'" in fails(capsys, "sweep", "run", "nothing", *root)
+    assert "demo has no scale 'gpu'. It has: nano." in fails(capsys, "sweep", "run", "demo", "--scale", "gpu", *root)
     assert "does not exist" in fails(capsys, "sweep", "status", tmp_path / "none.py", *root)
     assert "results.parquet does not exist" in fails(capsys, "figures", "demo", *root)
 
@@ -80,12 +81,12 @@ def test_numbers_of_tokens_are_read_as_people_write_them():
 
 STUDY = """
 import tiny
-from sweeps.study import Arm, DataSpec, Study
+from sweeps.study import Arm, DataSpec, Scale, Study
 
-def arms(data):
+def arms(data, scale):
     return tuple(Arm(f"arm {{s}}", tiny.run(data, steps=24, seed_init=s{extra})) for s in {seeds})
 
-STUDY = Study("tiny", "?", "seconds", "a loss", DataSpec(("tiny:aa",), 300), arms)
+STUDY = Study("tiny", "?", "a loss", (Scale("nano", DataSpec(("tiny:aa",), 300), "seconds"),), arms)
 """
 
 
@@ -114,14 +115,15 @@ def test_a_sweep_is_trained_watched_collected_and_idempotent(study, tmp_path, ca
     from sweeps.study import find_study
 
     path, root = study(), tmp_path / "out"
+    found = find_study(str(path))
     assert main(["sweep", "status", str(path), "--root", str(root), "--json"]) == 0
     before = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [r["state"] for r in before] == ["waiting"] * 3
     assert "No run" in fails(capsys, "sweep", "collect", path, "--root", root)
-    assert run_study(find_study(str(path)), root) == 0
+    assert run_study(found, found.scale(), root) == 0
     after = RunDir(root, before[0]["run_id"]).result_file.stat().st_mtime_ns
     capsys.readouterr()
-    assert run_study(find_study(str(path)), root) == 0
+    assert run_study(found, found.scale(), root) == 0
     assert "All 3 runs are done" in capsys.readouterr().out
     assert RunDir(root, before[0]["run_id"]).result_file.stat().st_mtime_ns == after
     assert main(["sweep", "status", str(path), "--root", str(root), "--json"]) == 0
@@ -136,7 +138,8 @@ def test_diverged_runs_are_reported_and_do_not_stop_the_sweep(study, tmp_path, c
     from sweeps.study import find_study
 
     bad = ", optim=tiny.OptimConfig(1e30 if s == 1 else 1e-2, warmup=0.0)"
-    assert run_study(find_study(str(study(extra=bad))), tmp_path / "out") == 3
+    found = find_study(str(study(extra=bad)))
+    assert run_study(found, found.scale(), tmp_path / "out") == 3
     assert "diverged at step" in capsys.readouterr().out
 
 

@@ -34,8 +34,9 @@ def test_the_study_of_the_readme_makes_its_arms(tmp_path):
     path.write_text(block)
     data = tiny.prepared(tmp_path, ("aa",))
     study = find_study(str(path))
-    (spec,) = study.data.corpora
-    arms = study.checked_arms(Prepared(data.stores, data.tokenizers, {spec: "tiny:aa"}))
+    scale = study.scale()
+    (spec,) = scale.data.corpora
+    arms = study.checked_arms(Prepared(data.stores, data.tokenizers, {spec: "tiny:aa"}), scale)
     assert len({arm.run.run_id for arm in arms}) == 6
 
 

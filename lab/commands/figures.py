@@ -14,6 +14,8 @@ class Figures:
 
     study: tyro.conf.Positional[str]
     """Name of the study, e.g. demo."""
+    scale: str | None = None
+    """One of the study's scales; by default its smallest."""
     table: Path | None = None
     """Result table (parquet); by default the one `lab sweep collect` wrote below the root."""
     root: Path = Path("out")
@@ -22,6 +24,9 @@ class Figures:
     def run(self) -> int:
         from figures.studies import draw
         from sweeps.collect import table_path
+        from sweeps.study import find_study
 
-        print(draw(self.study, self.table or table_path(self.study, self.root), self.root / self.study))
+        study = find_study(self.study)
+        label = study.label(study.scale(self.scale))
+        print(draw(study.name, self.table or table_path(label, self.root), self.root / label))
         return 0

@@ -27,10 +27,11 @@ class List:
 
         from sweeps.study import find_study, study_names
 
-        table = Table("study", "question", "cost", title="Studies")
+        table = Table("study", "question", "scale", "cost", title="Studies")
         for name in study_names():
             study = find_study(name)
-            table.add_row(name, study.question, study.cost)
+            for k, scale in enumerate(study.scales):
+                table.add_row(*(("", "") if k else (name, study.question)), scale.name, scale.cost)
         Console().print(table)
         return 0
 
@@ -41,6 +42,8 @@ class Run:
 
     study: tyro.conf.Positional[str]
     """Name of a study, or a path to its Python file."""
+    scale: str | None = None
+    """One of the study's scales (`lab sweep list`): nano, gpu or paper; by default its smallest."""
     root: Path = ROOT
     """Folder for everything the laboratory writes."""
     devices: int = max(1, min(2, os.cpu_count() or 1))
@@ -50,12 +53,13 @@ class Run:
         from sweeps.study import find_study
 
         study = find_study(self.study)
+        scale = study.scale(self.scale)
         from lab.devices import prepare_process
 
         prepare_process(host_devices=self.devices)
         from sweeps.launch import run_study
 
-        return run_study(study, self.root)
+        return run_study(study, scale, self.root)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,6 +68,8 @@ class Status:
 
     study: tyro.conf.Positional[str]
     """Name of a study, or a path to its Python file."""
+    scale: str | None = None
+    """One of the study's scales (`lab sweep list`): nano, gpu or paper; by default its smallest."""
     root: Path = ROOT
     """Folder for everything the laboratory writes."""
     json: bool = False
@@ -77,19 +83,19 @@ class Status:
 
         from sweeps.status import status_table, study_status
 
-        arms = _arms(self.study, self.root)
+        label, arms = _arms(self.study, self.scale, self.root)
         if self.json:
             for run in study_status(arms, self.root):
                 print(json.dumps(dataclasses.asdict(run)))
             return 0
         console = Console()
         if not self.watch:
-            console.print(status_table(self.study, study_status(arms, self.root)))
+            console.print(status_table(label, study_status(arms, self.root)))
             return 0
         with Live(console=console, refresh_per_second=2) as live:
             while True:
                 runs = study_status(arms, self.root)
-                live.update(status_table(self.study, runs))
+                live.update(status_table(label, runs))
                 if all(r.over for r in runs):
                     return 0
                 time.sleep(2)
@@ -101,14 +107,15 @@ class Collect:
 
     study: tyro.conf.Positional[str]
     """Name of a study, or a path to its Python file."""
+    scale: str | None = None
+    """One of the study's scales (`lab sweep list`): nano, gpu or paper; by default its smallest."""
     root: Path = ROOT
     """Folder for everything the laboratory writes."""
 
     def run(self) -> int:
         from sweeps.collect import collect
-        from sweeps.study import find_study
 
-        path, n_rows, missing = collect(find_study(self.study).name, _arms(self.study, self.root), self.root)
+        path, n_rows, missing = collect(*_arms(self.study, self.scale, self.root), self.root)
         print(f"{path}: {n_rows} rows" + (f"; {missing} runs are not finished" if missing else ""))
         return 0
 
@@ -116,8 +123,11 @@ class Collect:
 COMMANDS: dict[str, type] = {"list": List, "run": Run, "status": Status, "collect": Collect}
 
 
-def _arms(study_name: str, root: Path) -> tuple[Arm, ...]:
+def _arms(study_name: str, scale_name: str | None, root: Path) -> tuple[str, tuple[Arm, ...]]:
+    """The study's label at a scale, and its arms."""
     from sweeps.launch import prepared_arms
     from sweeps.study import find_study
 
-    return prepared_arms(find_study(study_name), root)
+    study = find_study(study_name)
+    scale = study.scale(scale_name)
+    return study.label(scale), prepared_arms(study, scale, root)
