@@ -10,7 +10,10 @@ XLA on CPU is slow at three things that a decoder does all the time; the forms h
 
 from __future__ import annotations
 
+import contextlib
+import contextvars
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -22,8 +25,21 @@ LOGIT_BYTES = 2**23  # of one chunk of cross-entropy on CPU: about what stays in
 LOGIT_BYTES_ACCELERATOR = 2**29
 
 
+_platform: contextvars.ContextVar[str | None] = contextvars.ContextVar("platform", default=None)
+
+
+@contextlib.contextmanager
+def compiling_for(platform: str) -> Iterator[None]:
+    """What is traced inside takes the forms of `platform` (cpu, gpu, tpu), whatever this process computes on."""
+    token = _platform.set(platform)
+    try:
+        yield
+    finally:
+        _platform.reset(token)
+
+
 def on_cpu() -> bool:
-    return jax.default_backend() == "cpu"
+    return (_platform.get() or jax.default_backend()) == "cpu"
 
 
 def compute_dtype() -> Any:
