@@ -19,13 +19,13 @@ log = logging.getLogger("lab")
 
 
 class Checkpoints:
-    """The numbered checkpoints below one directory; the last `keep` are kept.
+    """The numbered checkpoints below one directory; the last `keep` are kept, or all of them.
 
     Each holds a tree of arrays and a JSON record. `shape` says what the tree is of (model and vocabulary); a
     checkpoint of another shape is refused by name.
     """
 
-    def __init__(self, directory: Path, shape: dict[str, Any], keep: int = 2):
+    def __init__(self, directory: Path, shape: dict[str, Any], keep: int | None = 2):
         self.directory = directory
         self.shape = shape
         with one_line_io_errors(directory):
@@ -53,6 +53,28 @@ class Checkpoints:
             self._manager.save(number, args=args, force=True)
             self._manager.wait_until_finished()
 
+    def numbers(self) -> list[int]:
+        return sorted(self._manager.all_steps())
+
+    def delete(self, number: int) -> None:
+        self._manager.delete(number)
+
+    def record(self, number: int) -> dict[str, Any]:
+        """The record of checkpoint `number`.
+
+        Raises:
+          LabError: when the checkpoint is of another model or vocabulary.
+        """
+        record = self._manager.restore(number, args=ocp.args.Composite(record=ocp.args.JsonRestore())).record
+        if record["shape"] != self.shape:
+            raise _other_shape(self.directory / str(number), record["shape"], self.shape)
+        return record
+
+    def tree(self, number: int, like: Any) -> Any:
+        """The arrays of checkpoint `number`; `like` gives shapes, types and shardings."""
+        abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
+        return self._manager.restore(number, args=ocp.args.Composite(tree=ocp.args.StandardRestore(abstract))).tree
+
     def restore(self, like: Any) -> tuple[int, Any, dict[str, Any]] | None:
         """The newest readable checkpoint as (number, tree, record), or None where there is none.
 
@@ -62,14 +84,10 @@ class Checkpoints:
         Raises:
           LabError: when the checkpoint is of another model or vocabulary.
         """
-        for number in sorted(self._manager.all_steps(), reverse=True):
+        for number in reversed(self.numbers()):
             try:
-                record = self._manager.restore(number, args=ocp.args.Composite(record=ocp.args.JsonRestore())).record
-                if record["shape"] != self.shape:
-                    raise _other_shape(self.directory / str(number), record["shape"], self.shape)
-                abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
-                args = ocp.args.Composite(tree=ocp.args.StandardRestore(abstract))
-                return number, self._manager.restore(number, args=args).tree, record
+                record = self.record(number)
+                return number, self.tree(number, like), record
             except LabError:
                 raise
             except Exception as error:  # Orbax raises many types for a damaged checkpoint

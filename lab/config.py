@@ -6,6 +6,7 @@ How a run is executed (device, pack, checkpoint interval, interruptions) is `Exe
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
 import math
@@ -64,6 +65,9 @@ class ModelConfig:
     `gpt2` is the family of arXiv:2404.07982 (learned positions, LayerNorm, GELU, biases, untied head, embeddings
     times sqrt(d)); `llama` that of arXiv:2407.02118 (rotary positions, RMSNorm, SwiGLU, no biases, untied head).
     Query, key and value are `n_heads * head_dim` wide, which may differ from `d_model`.
+
+    `base_width` None is the standard parametrisation. A number makes it muP (arXiv:2203.03466), in which the best
+    learning rate found at that width stays the best at others of the same depth: see `lab.model` and `lab.optim`.
     """
 
     family: Family
@@ -74,6 +78,12 @@ class ModelConfig:
     d_ff: int
     vocab: int
     context: int
+    base_width: int | None = None
+
+    @property
+    def width_ratio(self) -> float:
+        """Width over base width, by which muP scales: 1 in the standard parametrisation."""
+        return 1.0 if self.base_width is None else self.d_model / self.base_width
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
@@ -313,7 +323,7 @@ class RunConfig:
         if self.first_step >= self.steps:
             raise LabError(f"A branch of {self.steps} steps cannot start at its trunk's step {self.first_step}.")
 
-    @property
+    @functools.cached_property
     def run_id(self) -> str:
         return fingerprint(self)
 

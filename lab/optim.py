@@ -5,7 +5,8 @@
     rate     = learning_rate(hyper, s)             # of update s = 1, 2, ..., total_steps; s and hyper may be traced
 
 Gradients are clipped by global norm, then AdamW (arXiv:1711.05101). Weight decay is multiplied by the learning rate
-and falls on matrices and embeddings only, not on biases and norms.
+and falls on matrices and embeddings only, not on biases and norms. In muP Adam's step of a hidden kernel is divided by
+the width ratio and its decay is not: a weight shrinks by rate * decay an update at every width.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ class Hyper(NamedTuple):
 
     schedule: Any  # index into SCHEDULES
     total_steps: Any
+    until: Any  # step at which the run pauses: a mark on its way, or its end
     warmup_steps: Any
     cooldown_steps: Any
     peak_lr: Any
@@ -40,11 +42,15 @@ class Hyper(NamedTuple):
 
 
 def hyper_of(optim: OptimConfig, total_steps: int) -> Hyper:
-    """The hyper-parameters of a run of `total_steps` updates. Shares of the run are rounded to whole updates."""
+    """The hyper-parameters of a run of `total_steps` updates that pauses only at its end.
+
+    Shares of the run are rounded to whole updates.
+    """
     f, i = np.float32, np.int32
     return Hyper(
         schedule=i(SCHEDULES.index(optim.schedule)),
         total_steps=i(total_steps),
+        until=i(total_steps),
         warmup_steps=i(round(optim.warmup * total_steps)),
         cooldown_steps=i(round(optim.cooldown * total_steps)),
         peak_lr=f(optim.peak_lr),
@@ -81,14 +87,29 @@ def learning_rate(hyper: Hyper, step: Any) -> jax.Array:
     return jnp.asarray(hyper.peak_lr * warm * (hyper.final_lr + (1 - hyper.final_lr) * fall), jnp.float32)
 
 
-def adamw(hyper: Hyper, rate: Any) -> optax.GradientTransformation:
-    """The optimiser of one update of one run at learning rate `rate`; arguments may be traced."""
-    return optax.chain(
-        optax.clip_by_global_norm(hyper.clip),
-        optax.scale_by_adam(b1=hyper.beta1, b2=hyper.beta2, eps=hyper.eps),
-        optax.add_decayed_weights(hyper.weight_decay, mask=decayed),
-        optax.scale_by_learning_rate(rate),
-    )
+def adamw(hyper: Hyper, rate: Any, width_ratio: float = 1.0) -> optax.GradientTransformation:
+    """The optimiser of one update of one run at learning rate `rate`; arguments but `width_ratio` may be traced.
+
+    Args:
+      hyper: of the run; scalars.
+      rate: learning rate of this update.
+      width_ratio: `ModelConfig.width_ratio`; hidden kernels learn at `rate` divided by it (arXiv:2203.03466, Table 8).
+    """
+    steps = [optax.clip_by_global_norm(hyper.clip), optax.scale_by_adam(b1=hyper.beta1, b2=hyper.beta2, eps=hyper.eps)]
+    if width_ratio != 1:
+        shrink = optax.stateless(lambda updates, _: _scale_hidden(updates, 1 / width_ratio))
+        steps.append(shrink)
+    decay = optax.add_decayed_weights(hyper.weight_decay, mask=decayed)
+    return optax.chain(*steps, decay, optax.scale_by_learning_rate(rate))
+
+
+def _scale_hidden(updates: Any, factor: float) -> Any:
+    """Scales the kernels whose inputs and outputs both grow with the width: those of the layers, not the head's."""
+
+    def scale(path: tuple[Any, ...], leaf: jax.Array) -> jax.Array:
+        return leaf * factor if path[0].key == "layers" and path[-1].key == "kernel" else leaf
+
+    return jax.tree_util.tree_map_with_path(scale, updates)
 
 
 def decayed(params: Any) -> Any:

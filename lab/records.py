@@ -1,7 +1,8 @@
 """What a run says of itself: its directory on disk, and the files that are written whole or not at all.
 
-A run directory holds `config.json` (identity), `metrics.jsonl` (one line a dispatch), `checkpoints/` (final
-parameters) and `result.json`, which is written last and atomically: its presence means that the run is over.
+A run directory holds `config.json` (identity), `metrics.jsonl` (one line a dispatch), `evaluations.jsonl` (one line an
+evaluation and language), `checkpoints/` (those kept: the last, the best evaluated, and those that other runs start
+from) and `result.json`, which is written last and atomically: its presence means that the run is over.
 The table of many runs is `lab/table.py`.
 """
 
@@ -16,7 +17,7 @@ import os
 import platform
 import subprocess
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,8 @@ class RunDir:
         self.run_id = run_id
         self.path = root / "runs" / run_id
         self.config_file = self.path / "config.json"
-        self.metrics_file = self.path / "metrics.jsonl"
+        self.metrics = LineLog(self.path / "metrics.jsonl")
+        self.evaluations = LineLog(self.path / "evaluations.jsonl")
         self.result_file = self.path / "result.json"
         self.checkpoint_dir = self.path / "checkpoints"
 
@@ -59,24 +61,31 @@ class RunDir:
         """The run's result, or None while it is not over."""
         return read_json(self.result_file) if self.result_file.exists() else None
 
-    def metrics(self) -> list[dict[str, float]]:
-        """All complete lines of `metrics.jsonl` (a line cut short by a kill is left out)."""
-        if not self.metrics_file.exists():
+
+class LineLog:
+    """A file of JSON lines, each with the `step` it was written at; a line cut short by a kill does not count."""
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def read(self) -> list[dict[str, Any]]:
+        """All complete lines."""
+        if not self.path.exists():
             return []
         lines = []
-        for line in self.metrics_file.read_text().splitlines():
+        for line in self.path.read_text().splitlines():
             try:
                 lines.append(json.loads(line))
             except json.JSONDecodeError:
                 break
         return lines
 
-    def last_metrics(self) -> dict[str, float] | None:
-        """The last complete line of `metrics.jsonl`, read from the file's end."""
-        if not self.metrics_file.exists():
+    def last(self) -> dict[str, Any] | None:
+        """The last complete line, read from the file's end."""
+        if not self.path.exists():
             return None
-        with self.metrics_file.open("rb") as f:
-            f.seek(max(0, self.metrics_file.stat().st_size - 4096))
+        with self.path.open("rb") as f:
+            f.seek(max(0, self.path.stat().st_size - 4096))
             for line in reversed(f.read().splitlines()):
                 try:
                     return json.loads(line)
@@ -84,15 +93,15 @@ class RunDir:
                     continue
         return None
 
-    def append_metrics(self, lines: Sequence[dict[str, float]]) -> None:
-        with one_line_io_errors(self.metrics_file), self.metrics_file.open("a") as f:
+    def append(self, *lines: Mapping[str, Any]) -> None:
+        with one_line_io_errors(self.path), self.path.open("a") as f:
             f.write("".join(json.dumps(line) + "\n" for line in lines))
 
-    def truncate_metrics(self, step: int) -> None:
+    def truncate(self, step: int) -> None:
         """Drops what was logged after `step`: a resumed run logs it again."""
-        if self.metrics_file.exists():
-            kept = [line for line in self.metrics() if line["step"] <= step]
-            atomic_write(self.metrics_file, "".join(json.dumps(line) + "\n" for line in kept))
+        if self.path.exists():
+            kept = [line for line in self.read() if line["step"] <= step]
+            atomic_write(self.path, "".join(json.dumps(line) + "\n" for line in kept))
 
 
 def read_config(path: Path) -> RunConfig:
@@ -154,23 +163,29 @@ def one_line_io_errors(path: Path) -> Iterator[None]:
         raise
 
 
+class Held(LabError):
+    """Another process holds what this one asked for."""
+
+
 @contextlib.contextmanager
-def locked(directory: Path) -> Iterator[None]:
-    """Holds `directory` for this process.
+def locked(directory: Path, wait: bool = False) -> Iterator[None]:
+    """Holds `directory` for this process, on whatever machine; a process that dies lets go.
+
+    Args:
+      directory: made where it is not there. A network file system must support flock(2).
+      wait: whether to wait for a process that holds it.
 
     Raises:
-      LabError: when another process holds it.
+      Held: when another process holds it and this one is not to wait.
     """
     with one_line_io_errors(directory):
         directory.mkdir(parents=True, exist_ok=True)
         f = (directory / ".lock").open("a")
     with f:
         try:
-            fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(f, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError:
-            raise LabError(
-                f"{directory} is being written by another process.", "Wait for it, or stop it first."
-            ) from None
+            raise Held(f"{directory} is being written by another process.", "Wait for it, or stop it first.") from None
         yield
 
 

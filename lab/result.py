@@ -14,6 +14,7 @@ import numpy as np
 
 from lab.config import RunConfig
 from lab.flops import count, flops_per_token
+from lab.lineage import Ancestry
 from lab.records import provenance
 
 CURVE_POINTS = 48
@@ -27,19 +28,23 @@ class Outcome:
       steps_done: updates that happened.
       diverged: what went wrong and when, or None.
       metrics: the lines of `metrics.jsonl`.
+      evaluations: the lines of `evaluations.jsonl`.
       examples_hash: chained hash of the consumed examples.
       layout_hash: of the vocabulary layout's tables.
       pack: pack and slot.
       wall_s: seconds, shared with the other runs of the pack.
+      ancestry: whom the run descends from.
     """
 
     steps_done: int
     diverged: str | None
     metrics: Sequence[dict[str, float]]
+    evaluations: Sequence[dict[str, Any]]
     examples_hash: str
     layout_hash: str
     pack: str
     wall_s: float
+    ancestry: Ancestry
 
 
 def result(run: RunConfig, outcome: Outcome, evaluations: list[dict[str, Any]]) -> dict[str, Any]:
@@ -54,9 +59,9 @@ def result(run: RunConfig, outcome: Outcome, evaluations: list[dict[str, Any]]) 
         "mixture": mixture_text(run),
         "seed_init": run.seed_init,
         "seed_data": run.seed_data,
-        "group": run.run_id,
-        "parent": None,
-        "parent_tokens": None,
+        "group": outcome.ancestry.group,
+        "parent": run.parent.run_id if run.parent else None,
+        "parent_tokens": outcome.ancestry.parent_tokens,
         "family": model.family,
         "d_model": model.d_model,
         "n_layers": model.n_layers,
@@ -70,7 +75,7 @@ def result(run: RunConfig, outcome: Outcome, evaluations: list[dict[str, Any]]) 
         "tokens_seen": run.tokens_seen,
         "flops_6nd": float(per_token.six_n * run.tokens_seen),
         "flops_exact": flops,
-        "flops_spent": flops,
+        "flops_spent": flops * (run.steps - run.first_step) / run.steps,
         "curve_tokens": curve_tokens,
         "curve_loss": curve_loss,
         "schedule": run.optim.schedule,
@@ -87,13 +92,19 @@ def result(run: RunConfig, outcome: Outcome, evaluations: list[dict[str, Any]]) 
         "device": device_name(),
         **provenance(),
     }
-    tokens = outcome.steps_done * run.batch * model.context
+    tokens = (outcome.steps_done - run.first_step) * run.batch * model.context
     return {
         "run": facts,
-        "evaluations": evaluations,
+        "evaluations": [{**e, **evaluation_curve(e["language"], outcome.evaluations)} for e in evaluations],
         "steps_done": outcome.steps_done,
         "tokens_per_s": tokens / max(outcome.wall_s, 1e-9),
     }
+
+
+def evaluation_curve(language: str, evaluations: Sequence[dict[str, Any]]) -> dict[str, list[float]]:
+    """The plain loss in one language at every evaluation of the run, by tokens seen."""
+    own = [line for line in evaluations if line["language"] == language]
+    return {"eval_curve_tokens": [e["tokens"] for e in own], "eval_curve_loss": [e["loss"] for e in own]}
 
 
 def mixture_text(run: RunConfig) -> str:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import pandas as pd
     import pyarrow as pa
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 # name -> (type, meaning). Lists hold one entry an evaluation document.
 COLUMNS: dict[str, tuple[str, str]] = {
@@ -59,6 +59,8 @@ COLUMNS: dict[str, tuple[str, str]] = {
     "document_tokens": ("list<int64>", "scored targets of each evaluation document"),
     "curve_tokens": ("list<int64>", "tokens seen at points of the training curve"),
     "curve_loss": ("list<double>", "training loss there: mean since the point before, nats per token"),
+    "eval_curve_tokens": ("list<int64>", "tokens seen at each evaluation of the run, the last at its end"),
+    "eval_curve_loss": ("list<double>", "plain loss there, nats per token of the evaluation language"),
     "schedule": ("string", "learning-rate schedule"),
     "peak_lr": ("float64", "peak learning rate"),
     "weight_decay": ("float64", "AdamW decay"),

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import math
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import numpy as np
@@ -18,15 +17,11 @@ from jax.sharding import Mesh
 from lab import optim, step
 from lab.checkpoint import Checkpoints
 from lab.config import RunConfig, canonical
-from lab.data.stream import chain
 from lab.errors import LabError
-from lab.evaluate.languages import evaluate
-from lab.pack import PackPlan, Placement, plan_pack
+from lab.pack import Mark, PackPlan, Placement, plan_pack, read_plan
 from lab.records import RunDir, atomic_write, locked, read_json, write_json
-from lab.result import Outcome
-from lab.result import result as make_result
-from lab.rundata import RunData, open_run
 from lab.sharding import make_mesh, put_batches
+from lab.slot import ActiveRun
 
 STEPS_PER_DISPATCH = 8
 
@@ -85,7 +80,10 @@ class Trainer:
         self.checkpoints = Checkpoints(self.directory / "checkpoints", {"model": canonical(model)})
         self.state = step.init_state(self.program, [0] * plan.slots)
         self.idle = optim.hyper_of(runs[0].optim, 0)
-        self.slots: list[_Active | None] = [None] * plan.slots
+        self.slots: list[ActiveRun | None] = [None] * plan.slots
+        self.starts: dict[int, list[Placement]] = {}
+        for placement in plan.placements:
+            self.starts.setdefault(placement.start, []).append(placement)
 
     def train(self) -> None:
         """Trains to the end of the plan, from the last checkpoint if there is one.
@@ -97,29 +95,31 @@ class Trainer:
         with _stop_requests() as stop_requested, self.checkpoints:
             dispatch = self._resume()
             saved_at = time.monotonic()
-            in_flight: tuple[list[_Active | None], step.Metrics] | None = None
+            in_flight: _InFlight | None = None
             while dispatch < self.plan.dispatches:
                 self._refill(dispatch)
                 started = time.monotonic()
-                batches = self._batches(dispatch)
-                hyper = optim.stack([s.hyper if s else self.idle for s in self.slots])
+                marks = [active.mark_of(dispatch) if active else None for active in self.slots]
                 self.state, metrics = step.train_steps(
-                    self.program, self.state, put_batches(self.program.mesh, batches), hyper
+                    self.program,
+                    self.state,
+                    put_batches(self.program.mesh, self._batches(dispatch)),
+                    optim.stack([self._hyper(active, mark) for active, mark in zip(self.slots, marks, strict=True)]),
                 )
                 # The metrics of the dispatch before are read while this one computes.
                 if in_flight is not None:
-                    self._log(*in_flight)
-                in_flight = (list(self.slots), metrics)
+                    self._log(in_flight)
+                in_flight = _InFlight(list(self.slots), marks, metrics)
                 dispatch += 1
-                ending = [s for s in self.slots if s is not None and s.placement.stop == dispatch]
+                pausing = [s for s in self.slots if s is not None and self._pauses(s, dispatch)]
                 stop = stop_requested()  # asked once: a request that comes later is saved for one dispatch later
                 save = stop or time.monotonic() - saved_at > self.execution.checkpoint_every_s
-                if ending or save or dispatch == self.plan.dispatches:
-                    self._log(*in_flight)
+                if pausing or save:
+                    self._log(in_flight)
                     in_flight = None
                 self._share_time(time.monotonic() - started)
-                for active in ending:
-                    self._finish(active)
+                for active in pausing:
+                    self._pause(active, dispatch - 1)
                 if save:
                     self._save(dispatch)
                     saved_at = time.monotonic()
@@ -133,147 +133,83 @@ class Trainer:
             return 0
         dispatch, self.state, record = restored
         for placement in self.plan.placements:
-            if placement.stop <= dispatch and RunDir(self.execution.root, placement.run_id).result() is None:
+            known = record["slots"].get(str(placement.slot))
+            if known is not None and known["run_id"] == placement.run_id:
+                active = self._open(placement)
+                active.resume(known)
+                self.slots[placement.slot] = active
+            elif placement.start < dispatch and RunDir(self.execution.root, placement.run_id).result() is None:
                 raise LabError(
                     f"The checkpoint of pack {self.directory} is past run {placement.run_id}, whose result is gone.",
                     "Remove that pack's folder to train the run again.",
                 )
-            if placement.start < dispatch < placement.stop:
-                active = self._open(placement)
-                known = record["slots"][str(placement.slot)]
-                active.examples_hash, active.wall_s = known["examples_hash"], known["wall_s"]
-                active.train_loss = known["train_loss"]
-                active.steps_done = known["steps_done"]
-                active.diverged = known["diverged"]
-                active.files.truncate_metrics(active.steps_done)
-                self.slots[placement.slot] = active
         return dispatch
 
-    def _open(self, placement: Placement) -> _Active:
-        run = self.runs[placement.run_id]
-        files = RunDir(self.execution.root, run.run_id)
-        files.create(run)
-        return _Active(placement, run, files, open_run(run, self.execution.root), optim.hyper_of(run.optim, run.steps))
+    def _open(self, placement: Placement) -> ActiveRun:
+        return ActiveRun(self.plan, placement, self.runs[placement.run_id], self.execution.root)
 
     def _refill(self, dispatch: int) -> None:
-        for placement in self.plan.placements:
-            if placement.start == dispatch:
-                active = self._open(placement)
-                active.files.truncate_metrics(-1)
-                fresh = step.init_state(self.program_of_one, [active.run.seed_init])
-                self.state = step.insert(self.program, self.state, placement.slot, fresh)
-                self.slots[placement.slot] = active
+        for placement in self.starts.get(dispatch, ()):
+            active = self._open(placement)
+            alone = self.plan.slots == 1  # then it may be spread over the whole mesh and never fit on one device
+            state = active.start(self.program if alone else dataclasses.replace(self.program, mesh=make_mesh()))
+            self.slots[placement.slot] = active
+            if state is None:
+                self._pause(active, dispatch)
+            else:
+                self.state = state if alone else step.insert(self.program, self.state, placement.slot, state)
 
-    @property
-    def program_of_one(self) -> step.Program:
-        return dataclasses.replace(self.program, mesh=make_mesh())
+    def _hyper(self, active: ActiveRun | None, mark: Mark | None) -> optim.Hyper:
+        if active is None or mark is None:
+            return self.idle
+        return active.hyper._replace(until=np.int32(mark.step))
 
     def _batches(self, dispatch: int) -> np.ndarray:
         run = next(iter(self.runs.values()))
         shape = (self.plan.steps_per_dispatch, self.plan.slots, run.batch, run.model.context + 1)
         batches_KxRxBxT1 = np.zeros(shape, np.int32)
         for slot, active in enumerate(self.slots):
-            if active is None:
-                continue
-            first = (dispatch - active.placement.start) * self.plan.steps_per_dispatch
-            for k in range(min(self.plan.steps_per_dispatch, active.run.steps - first)):
-                batch = active.data.stream.batch(first + k)
-                batches_KxRxBxT1[k, slot] = batch.tokens_BxT1
-                active.examples_hash = chain(active.examples_hash, batch)
+            if active is not None:
+                for k, batch_BxT1 in enumerate(active.batches(dispatch)):
+                    batches_KxRxBxT1[k, slot] = batch_BxT1
         return batches_KxRxBxT1
 
-    def _log(self, slots: Sequence[_Active | None], metrics: step.Metrics) -> None:
-        host = jax.device_get(metrics)
-        for slot, active in enumerate(slots):
-            if active is None or active.diverged:
-                continue
-            left = active.run.steps - active.steps_done
-            loss_K, norm_K = host.loss[:left, slot], host.grad_norm[:left, slot]
-            good = host.applied[:left, slot]
-            updates = int(good.sum())
-            active.steps_done += updates
-            if updates < len(good):
-                cause = f"loss {loss_K[updates]:g}, gradient norm {norm_K[updates]:g}"
-                active.diverged = f"at step {active.steps_done + 1}: {cause}"
-            if updates:
-                active.train_loss = float(loss_K[:updates].mean())
-                line = {
-                    "step": active.steps_done,
-                    "tokens": active.steps_done * active.run.batch * active.run.model.context,
-                    "loss": active.train_loss,
-                    "grad_norm": float(norm_K[updates - 1]),
-                    "lr": float(host.lr[updates - 1, slot]),
-                }
-                active.files.append_metrics([line])
-            self.observer.progress(active.run.run_id, active.steps_done, active.train_loss)
+    def _log(self, in_flight: _InFlight) -> None:
+        host = jax.device_get(in_flight.metrics)
+        for slot, (active, mark) in enumerate(zip(in_flight.slots, in_flight.marks, strict=True)):
+            if active is not None and mark is not None:
+                active.log(step.Metrics(*(field[:, slot] for field in host)), mark.step)
+                self.observer.progress(active.run.run_id, active.steps_done, active.train_loss)
+
+    def _pauses(self, active: ActiveRun, dispatch: int) -> bool:
+        """Whether the dispatch before `dispatch` brought a run to a mark."""
+        placement = active.placement
+        return dispatch == placement.stop or active.mark_of(dispatch - 1) != active.mark_of(dispatch)
+
+    def _pause(self, active: ActiveRun, dispatch: int) -> None:
+        slot = active.placement.slot
+        single = self.state if self.plan.slots == 1 else step.extract(self.state, slot)
+        result = active.pause(self.program, active.mark_of(dispatch), single)
+        if result is not None:
+            self.slots[slot] = None
+            self.observer.finished(active.run.run_id, result)
 
     def _share_time(self, seconds: float) -> None:
         active = [s for s in self.slots if s is not None]
         for one in active:
             one.wall_s += seconds / len(active)
 
-    def _finish(self, active: _Active) -> None:
-        """Evaluates the run, keeps its parameters and writes its result; frees the slot."""
-        slot = active.placement.slot
-        self.slots[slot] = None
-        result = active.files.result()
-        if result is None:  # else it ended before a kill, and was trained again from the last checkpoint
-            started = time.monotonic()
-            single = step.extract(self.state, slot)
-            with Checkpoints(active.files.checkpoint_dir, _identity(active), keep=1) as final:
-                final.save(active.steps_done, {"params": single.params}, {})
-            measured = None if active.diverged else single.params
-            evaluations = evaluate(self.program, measured, active.run, active.data, active.steps_done)
-            active.wall_s += time.monotonic() - started
-            outcome = Outcome(
-                steps_done=active.steps_done,
-                diverged=active.diverged,
-                metrics=active.files.metrics(),
-                examples_hash=active.examples_hash,
-                layout_hash=active.data.layout.hash,
-                pack=f"{self.plan.pack_id}:{slot}/{self.plan.slots}",
-                wall_s=active.wall_s,
-            )
-            result = make_result(active.run, outcome, evaluations)
-            write_json(active.files.result_file, result)
-        self.observer.finished(active.run.run_id, result)
-
     def _save(self, dispatch: int) -> None:
-        record = {
-            "slots": {
-                str(s.placement.slot): {
-                    "run_id": s.run.run_id,
-                    "steps_done": s.steps_done,
-                    "train_loss": s.train_loss,
-                    "examples_hash": s.examples_hash,
-                    "wall_s": s.wall_s,
-                    "diverged": s.diverged,
-                }
-                for s in self.slots
-                if s is not None
-            }
-        }
+        record = {"slots": {str(s.placement.slot): s.record() for s in self.slots if s is not None}}
         self.checkpoints.save(dispatch, self.state, record)
 
 
-@dataclasses.dataclass
-class _Active:
-    """A run in its slot."""
+class _InFlight(NamedTuple):
+    """A dispatch whose metrics are still to be read."""
 
-    placement: Placement
-    run: RunConfig
-    files: RunDir
-    data: RunData
-    hyper: optim.Hyper
-    examples_hash: str = ""
-    steps_done: int = 0
-    train_loss: float = math.nan
-    wall_s: float = 0.0
-    diverged: str | None = None
-
-
-def _identity(active: _Active) -> dict[str, Any]:
-    return {"model": canonical(active.run.model), "layout": active.data.layout.hash}
+    slots: list[ActiveRun | None]
+    marks: list[Mark | None]
+    metrics: step.Metrics
 
 
 def pack_dir(root: Path, plan: PackPlan) -> Path:
@@ -290,8 +226,7 @@ def unfinished_plans(root: Path) -> list[PackPlan]:
     plans = []
     for folder in sorted(folders, key=lambda p: ((p / "plan.json").stat().st_mtime, p.name)):
         form = read_json(folder / "plan.json")["plan"]
-        placements = tuple(Placement(p["run_id"], p["slot"], p["start"], p["stop"]) for p in form["placements"])
-        plans.append(PackPlan(form["slots"], form["steps_per_dispatch"], placements))
+        plans.append(read_plan(form))
     return plans
 
 

@@ -58,6 +58,7 @@ def test_identity_changes_with_every_field():
 def test_identity_is_pinned():
     """A changed identity orphans every run on every disk: change it knowingly, and say so in the commit."""
     assert fingerprint(MODEL) == "1affec4a94a4cfff"
+    assert run_config().run_id == "fa6193ef1512065e"
 
 
 def test_what_a_run_does_not_use_leaves_no_trace_in_its_identity():

@@ -44,13 +44,13 @@ def test_an_edited_run_directory_is_refused(tmp_path):
 def test_metrics_survive_a_cut_last_line_and_are_truncated_to_a_step(tmp_path):
     directory = RunDir(tmp_path, "r")
     directory.path.mkdir(parents=True)
-    directory.append_metrics([{"step": s, "loss": 1.0 * s} for s in (8, 16, 24)])
-    with directory.metrics_file.open("a") as f:
+    directory.metrics.append(*({"step": s, "loss": 1.0 * s} for s in (8, 16, 24)))
+    with directory.metrics.path.open("a") as f:
         f.write('{"step": 32, "lo')
-    assert [m["step"] for m in directory.metrics()] == [8, 16, 24]
-    assert directory.last_metrics() == {"step": 24, "loss": 24.0}
-    directory.truncate_metrics(16)
-    assert [m["step"] for m in directory.metrics()] == [8, 16]
+    assert [m["step"] for m in directory.metrics.read()] == [8, 16, 24]
+    assert directory.metrics.last() == {"step": 24, "loss": 24.0}
+    directory.metrics.truncate(16)
+    assert [m["step"] for m in directory.metrics.read()] == [8, 16]
 
 
 def test_a_full_disk_is_one_clear_line_and_keeps_the_old_file(tmp_path, monkeypatch):

@@ -151,13 +151,26 @@ def test_a_diverged_run_keeps_its_last_finite_state() -> None:
     assert all(np.isfinite(leaf).all() for leaf in row(frozen, 0))
 
 
-def test_a_run_stops_at_its_total() -> None:
+def test_a_run_pauses_where_it_is_told_and_goes_on() -> None:
     ids = batches(3, updates=5)
     state, metrics = train(init_state(PROGRAM, [0, 1, 2]), ids, [OPTIM] * 3, total=3)
     short, _ = train(init_state(PROGRAM, [0, 1, 2]), ids[:3], [OPTIM] * 3, total=3)
-    assert state.step.tolist() == [3, 3, 3] and not state.alive.any()
+    assert state.step.tolist() == [3, 3, 3] and state.alive.all()
     assert metrics.applied.tolist() == [[True] * 3] * 3 + [[False] * 3] * 2
     assert_same_bits(row(state, 0), row(short, 0))
+    hyper = stack([hyper_of(OPTIM, 5)] * 3)
+    paused = init_state(PROGRAM, [0, 1, 2])
+    for until in (2, 5):
+        paused, _ = train_steps(
+            PROGRAM,
+            paused,
+            put_batches(PROGRAM.mesh, ids[until - 2 - (until == 5) :]),
+            hyper._replace(until=np.full(3, until, np.int32)),
+        )
+    whole, _ = train(init_state(PROGRAM, [0, 1, 2]), ids, [OPTIM] * 3, total=5)
+    assert paused.step.tolist() == [5, 5, 5]
+    for a, b in zip(jax.tree.leaves(paused), jax.tree.leaves(whole), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("slot", [0, 2])

@@ -14,9 +14,9 @@ import pytest
 import tiny
 
 from lab.checkpoint import Checkpoints
-from lab.config import OptimConfig
+from lab.config import OptimConfig, Parent, Stage
 from lab.errors import LabError
-from lab.pack import plan_pack
+from lab.pack import marks_of, plan_pack
 from lab.records import RunDir, locked
 from lab.table import COLUMNS, Provenance, rows, write_table
 from lab.train import STEPS_PER_DISPATCH, Execution, Stopped, pack_dir, train
@@ -102,7 +102,107 @@ def test_a_pack_with_refilled_slots_gives_what_solo_runs_give(root, data, solo):
     assert np.allclose([m[1] for m in measured(packed[0])], [m[1] for m in measured(solo)], rtol=1e-5)
     for run, result in zip(runs, packed, strict=True):
         assert result["steps_done"] == run.steps
-        assert [m["step"] for m in RunDir(root, run.run_id).metrics()][-1] == run.steps
+        assert [m["step"] for m in RunDir(root, run.run_id).metrics.read()][-1] == run.steps
+
+
+TRUNK = OptimConfig(1e-2, "constant", warmup=0.0)
+
+
+def branch(trunk, steps, first):
+    return dataclasses.replace(
+        trunk, steps=steps, optim=OptimConfig(1e-2, "wsd", warmup=0.0), parent=Parent(trunk.run_id, first, "state")
+    )
+
+
+@pytest.mark.parametrize("slots", [1, 2])
+def test_a_branch_is_bit_identical_to_the_whole_run(root, data, slots):
+    """On the next examples, with its moments, at exactly the step asked for."""
+    trunk = tiny.run(data, steps=27, optim=TRUNK)
+    branches = [branch(trunk, 25, 20), branch(trunk, 15, 12)]
+    whole = [dataclasses.replace(b, parent=None) for b in branches]
+    results = go([*branches, trunk], root, slots=slots)
+    expected = go(whole, root, slots=slots)
+    for one, other in zip(results, expected, strict=False):
+        assert one["run"]["examples_hash"] == other["run"]["examples_hash"]
+        if slots == 1:
+            assert measured(one) == measured(other)
+        assert np.allclose([m[1] for m in measured(one)], [m[1] for m in measured(other)], rtol=1e-5)
+        assert one["run"]["group"] == trunk.run_id and other["run"]["group"] == other["run"]["run_id"]
+        assert one["run"]["parent"] == trunk.run_id
+        assert one["run"]["flops_spent"] == pytest.approx(0.2 * one["run"]["flops_exact"])
+    assert results[0]["run"]["parent_tokens"] == 20 * tiny.BATCH * tiny.CONTEXT
+
+
+def test_a_killed_branch_goes_on_from_its_own_steps(root, data):
+    trunk = tiny.run(data, steps=24, optim=TRUNK)
+    runs = [trunk, branch(trunk, 40, 24)]
+    whole = go(runs, root)
+    shutil.rmtree(root / "runs")
+    shutil.rmtree(root / "packs")
+    with pytest.raises(Stopped):
+        go(runs, root, observer=At(32, lambda: os.kill(os.getpid(), signal.SIGTERM)))
+    assert RunDir(root, trunk.run_id).result() is not None
+    assert [measured(r) for r in go(runs, root)] == [measured(r) for r in whole]
+
+
+def test_continual_pretraining_takes_the_weights_and_starts_afresh(root, data):
+    parent = tiny.run(data, ("aa", "bb"), steps=24)
+    shares = dataclasses.replace(parent.mixture, stages=(Stage(1.0, (0.0, 1.0)),))
+    child = dataclasses.replace(parent, mixture=shares, steps=8, parent=Parent(parent.run_id, 24, "weights"))
+    scratch = dataclasses.replace(child, parent=None)
+    with pytest.raises(LabError, match="which is not below"):
+        go([child], root)
+    go([parent], root)
+    continued, alone = go([child, scratch], root, slots=2)
+    assert continued["run"]["examples_hash"] == alone["run"]["examples_hash"]
+    assert continued["evaluations"][1]["loss"] < alone["evaluations"][1]["loss"] - 0.1
+    assert continued["run"]["parent_tokens"] == parent.tokens_seen
+    assert continued["run"]["group"] == child.run_id
+    assert continued["run"]["flops_spent"] == continued["run"]["flops_exact"]
+
+
+def test_what_does_not_fit_its_parent_is_refused(root, data):
+    trunk = tiny.run(data, steps=16, optim=TRUNK)
+    go([trunk], root)
+    with pytest.raises(LabError, match="has not kept its state there"):
+        go([branch(trunk, 20, 16)], root)
+    with pytest.raises(LabError, match="has not kept its weights there"):
+        go([tiny.run(data, parent=Parent(trunk.run_id, 8, "weights"))], root)
+    with pytest.raises(LabError, match=r"differs from its trunk .* in seed_data"):
+        go([trunk, dataclasses.replace(branch(trunk, 20, 16), seed_data=1)], root)
+    with pytest.raises(LabError, match=r"differs from its trunk .* in optim"):
+        other = OptimConfig(1e-2, "wsd", warmup=0.0, beta2=0.99)
+        go([trunk, dataclasses.replace(branch(trunk, 20, 16), optim=other)], root)
+    with pytest.raises(LabError, match="begins at rate"):
+        go([trunk, dataclasses.replace(branch(trunk, 40, 16), optim=OptimConfig(1e-2, "cosine"))], root)
+    with pytest.raises(LabError, match="of another model: layout"):
+        go([tiny.run(data, ("bb",), parent=Parent(trunk.run_id, 16, "weights"))], root)
+
+
+def test_children_of_a_diverged_run_diverge_with_it(root, data):
+    bad = tiny.run(data, steps=24, optim=OptimConfig(1e30, "constant", warmup=0.0))
+    child = dataclasses.replace(bad, optim=OptimConfig(1e30, "wsd", warmup=0.0), steps=20)
+    child = dataclasses.replace(child, parent=Parent(bad.run_id, 16, "state"))
+    good = tiny.run(data, steps=40, seed_init=3)
+    results = go([bad, child, good], root, slots=2)
+    assert [r["run"]["status"] for r in results] == ["diverged", "diverged", "done"]
+    assert f"with its parent {bad.run_id}" in results[1]["run"]["exclusion"]
+
+
+def test_a_run_is_evaluated_along_the_way_and_its_best_is_kept(root, data):
+    run = tiny.run(data, ("aa", "bb"), steps=40)
+    marks = marks_of([run], {run.run_id: 4})
+    plan = plan_pack([run], 1, STEPS_PER_DISPATCH, marks)
+    train([run], Execution(root, 1, 1e9), Silent(), plan)
+    files = RunDir(root, run.run_id)
+    evaluations = files.result()["evaluations"]
+    for e in evaluations:
+        assert e["eval_curve_tokens"] == [n * 10 * tiny.BATCH * tiny.CONTEXT for n in (1, 2, 3, 4)]
+        assert e["eval_curve_loss"][-1] == e["loss"] < e["eval_curve_loss"][0]
+    total = np.sum([e["eval_curve_loss"] for e in evaluations], axis=0)
+    best = 10 * (1 + int(np.argmin(total)))
+    kept = {int(p.name) for p in files.checkpoint_dir.iterdir() if p.name.isdigit()}
+    assert kept == {best, 40}
 
 
 @pytest.mark.parametrize("step", [8, 24])

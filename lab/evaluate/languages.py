@@ -28,8 +28,8 @@ def evaluate(program: Program, params_1: Any, run: RunConfig, data: RunData, ste
     """
     realised = data.stream.realised(steps_done)
     copies = program.mesh.shape["run"]
-    params_R = None
-    if params_1 is not None:
+    params_R = params_1
+    if params_1 is not None and copies > 1:
         params_R = jax.tree.map(lambda x: np.broadcast_to(x, (copies, *x.shape[1:])), params_1)
     entries = []
     for component in run.mixture.components:
