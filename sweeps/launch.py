@@ -15,7 +15,8 @@ from rich.live import Live
 
 from lab.records import read_json, write_json
 from sweeps.collect import collect
-from sweeps.status import status_table, study_status
+from sweeps.status import study_status
+from sweeps.status_table import status_table
 from sweeps.study import Arm, Scale, Study
 
 if TYPE_CHECKING:

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import tyro
 
+from lab.commands.sweep_options import ROOT
+from lab.commands.sweep_status import Retry, Status
+
 if TYPE_CHECKING:
     from sweeps.study import Arm
-
-ROOT = Path("out")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,45 +62,6 @@ class Run:
 
 
 @dataclasses.dataclass(frozen=True)
-class Status:
-    """Show where every arm of a study stands. Reads files only: safe while the study runs."""
-
-    study: tyro.conf.Positional[str]
-    """Name of a study, or a path to its Python file."""
-    scale: str | None = None
-    """One of the study's scales (`lab sweep list`): nano, gpu or paper; by default its smallest."""
-    root: Path = ROOT
-    """Folder for everything the laboratory writes."""
-    json: bool = False
-    """Print one JSON object a run instead of a table."""
-    watch: bool = False
-    """Refresh every two seconds until every run is over."""
-
-    def run(self) -> int:
-        from rich.console import Console
-        from rich.live import Live
-
-        from sweeps.status import status_table, study_status
-
-        label, arms = _arms(self.study, self.scale, self.root)
-        if self.json:
-            for run in study_status(arms, self.root):
-                print(json.dumps(dataclasses.asdict(run)))
-            return 0
-        console = Console()
-        if not self.watch:
-            console.print(status_table(label, study_status(arms, self.root)))
-            return 0
-        with Live(console=console, refresh_per_second=2) as live:
-            while True:
-                runs = study_status(arms, self.root)
-                live.update(status_table(label, runs))
-                if all(r.over for r in runs):
-                    return 0
-                time.sleep(2)
-
-
-@dataclasses.dataclass(frozen=True)
 class Collect:
     """Write the rows of all finished runs of a study as one parquet table."""
 
@@ -120,7 +80,7 @@ class Collect:
         return 0
 
 
-COMMANDS: dict[str, type] = {"list": List, "run": Run, "status": Status, "collect": Collect}
+COMMANDS: dict[str, type] = {"list": List, "run": Run, "status": Status, "retry": Retry, "collect": Collect}
 
 
 def _arms(study_name: str, scale_name: str | None, root: Path) -> tuple[str, tuple[Arm, ...]]:
