@@ -12,6 +12,19 @@ The tree is the same however the layers run: every leaf under `layers` has a lea
     final_norm, head/kernel DxV
 
 Kernels are [inputs, outputs]. Target id 0 is padding: it costs 0 nats and does not count in the mean.
+
+With `cfg.base_width` the decoder is in muP, in the form of arXiv:2203.03466, Table 8, relative to that width. With
+m = d_model / base_width (heads and feed-forward are taken to grow in proportion):
+
+                      standard deviation   multiplier        Adam's rate (`lab.optim`)
+  embeddings          as in the standard   base, not d (a)   1
+  biases and norms    as in the standard   1                 1
+  hidden kernels      1 / sqrt(m)          1                 1 / m
+  head                as in the standard   1 / m             1
+  attention scores                         1 / head_dim      instead of 1 / sqrt(head_dim)
+
+(a) gpt2 multiplies its token embeddings by sqrt(d_model), which would grow with width: by sqrt(base_width) in muP.
+At m = 1 only the attention scores differ from the standard parametrisation.
 """
 
 from __future__ import annotations
@@ -45,6 +58,7 @@ def init(cfg: ModelConfig, key: jax.Array) -> Params:
     gpt2 (arXiv:2404.07982, its code): every matrix and embedding N(0, 0.02), but the MLP's output
     N(0, 0.02 / sqrt(2 L)); the attention's output is not rescaled; biases 0, norm scales 1.
     llama: arXiv:2407.02118 names LLaMA-2 and no initialiser; every matrix and embedding N(0, 0.02), norm scales 1.
+    muP: the same at the base width; hidden kernels shrink with the square root of the width.
     """
     decoder = _Decoder(cfg, jnp.float32, remat=False)
     params: Params = decoder.init(key, jnp.zeros((1, 1), jnp.int32))["params"]
@@ -115,10 +129,14 @@ def _hidden(
 _normal = nn.initializers.normal
 
 
+def _hidden_std(cfg: ModelConfig) -> float:
+    return INIT_STD / math.sqrt(cfg.width_ratio)
+
+
 class _Linear(nn.Module):
     features: int
     use_bias: bool
-    std: float = INIT_STD
+    std: float
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -153,12 +171,16 @@ class _Attention(nn.Module):
     @nn.compact
     def __call__(self, x_BxTxD: jax.Array) -> jax.Array:
         cfg, (B, T, D) = self.cfg, x_BxTxD.shape
-        bias, width = cfg.family == "gpt2", cfg.n_heads * cfg.head_dim
-        q, k, v = (_Linear(width, bias, name=name)(x_BxTxD).reshape(B, T, cfg.n_heads, cfg.head_dim) for name in "qkv")
+        bias, width, std = cfg.family == "gpt2", cfg.n_heads * cfg.head_dim, _hidden_std(cfg)
+        q, k, v = (
+            _Linear(width, bias, std, name=name)(x_BxTxD).reshape(B, T, cfg.n_heads, cfg.head_dim) for name in "qkv"
+        )
         if cfg.family == "llama":
             q, k = _rotate(q), _rotate(k)
+        if cfg.base_width is not None:
+            q = q * cfg.head_dim**-0.5  # on top of the 1 / sqrt(head_dim) of `causal_attention`
         y_BxTxHxC = ops.causal_attention(q, k, v)
-        return _Linear(D, bias, name="o")(y_BxTxHxC.reshape(B, T, width))
+        return _Linear(D, bias, std, name="o")(y_BxTxHxC.reshape(B, T, width))
 
 
 class _Mlp(nn.Module):
@@ -166,12 +188,12 @@ class _Mlp(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        D, F = self.cfg.d_model, self.cfg.d_ff
+        D, F, std = self.cfg.d_model, self.cfg.d_ff, _hidden_std(self.cfg)
         if self.cfg.family == "llama":
-            hidden = jax.nn.silu(_Linear(F, False, name="gate")(x)) * _Linear(F, False, name="in")(x)
-            return _Linear(D, False, name="out")(hidden)
-        hidden = jax.nn.gelu(_Linear(F, True, name="in")(x), approximate=True)
-        return _Linear(D, True, INIT_STD / math.sqrt(2 * self.cfg.n_layers), name="out")(hidden)
+            hidden = jax.nn.silu(_Linear(F, False, std, name="gate")(x)) * _Linear(F, False, std, name="in")(x)
+            return _Linear(D, False, std, name="out")(hidden)
+        hidden = jax.nn.gelu(_Linear(F, True, std, name="in")(x), approximate=True)
+        return _Linear(D, True, std / math.sqrt(2 * self.cfg.n_layers), name="out")(hidden)
 
 
 class _Block(nn.Module):
@@ -196,12 +218,12 @@ class _Embed(nn.Module):
         x_BxTxD = gathered(table_VxD)[tokens_BxT]
         if cfg.family == "gpt2":
             positions = self.param("positions", _normal(INIT_STD), (cfg.context, cfg.d_model))
-            x_BxTxD = x_BxTxD * math.sqrt(cfg.d_model) + positions[: tokens_BxT.shape[1]]
+            x_BxTxD = x_BxTxD * math.sqrt(cfg.base_width or cfg.d_model) + positions[: tokens_BxT.shape[1]]
         return spread_batch(x_BxTxD.astype(self.dtype))
 
 
 class _Decoder(nn.Module):
-    """Returns the normalised last hidden state [B, T, D] and the head's kernel [D, V]."""
+    """Returns the normalised last hidden state [B, T, D], times the head's multiplier, and the head's kernel [D, V]."""
 
     cfg: ModelConfig
     dtype: Any
@@ -221,6 +243,8 @@ class _Decoder(nn.Module):
         )(cfg, name="layers")
         x_BxTxD, _ = layers(x_BxTxD, None)
         x_BxTxD = _Norm(cfg.family == "gpt2", name="final_norm")(x_BxTxD)
+        if cfg.base_width is not None:
+            x_BxTxD = x_BxTxD / cfg.width_ratio  # the head's multiplier
         return x_BxTxD, _Head(cfg, name="head")()
 
 
