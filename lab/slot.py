@@ -103,6 +103,7 @@ class ActiveRun:
                     "loss": self.train_loss,
                     "grad_norm": float(norm_K[updates - 1]),
                     "lr": float(metrics.lr[updates - 1]),
+                    "wall_s": self.wall_s,
                 }
             )
 

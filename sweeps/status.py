@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import dataclasses
 import fcntl
-import json
 import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from lab.config import ModelConfig
 from lab.errors import LabError
@@ -196,7 +195,7 @@ def _over(blank: RunStatus, directory: RunDir) -> RunStatus:
 
 def _unfinished(blank: RunStatus, pack: PackState | None, directory: RunDir | None) -> RunStatus:
     """A run without a result; `directory` is None where it was never begun."""
-    last = _last_line(directory.path / "metrics.jsonl") if directory else None
+    last = directory.metrics.last() if directory else None
     status = blank
     if last is not None:
         seconds = last.get("wall_s")
@@ -214,27 +213,12 @@ def _unfinished(blank: RunStatus, pack: PackState | None, directory: RunDir | No
     status = dataclasses.replace(status, pack=str(pack.path))
     held = pack.held
     if held is None and directory is not None and last is not None:
-        held = time.time() - (directory.path / "metrics.jsonl").stat().st_mtime < ALIVE_WITHIN_S
+        held = time.time() - directory.metrics.path.stat().st_mtime < ALIVE_WITHIN_S
     if held:
         return dataclasses.replace(status, state="running") if directory else status
     if pack.failure is not None:
         return dataclasses.replace(status, state="failed", reason=pack.failure.reason, log=pack.failure.log)
     return status
-
-
-def _last_line(file: Path) -> dict[str, Any] | None:
-    """The last complete line of a file of JSON lines, read from its end."""
-    if not file.exists():
-        return None
-    with file.open("rb") as f:
-        f.seek(max(0, file.stat().st_size - 4096))
-        for line in reversed(f.read().splitlines()):
-            try:
-                found: dict[str, Any] = json.loads(line)
-            except json.JSONDecodeError:
-                continue
-            return found
-    return None
 
 
 @dataclasses.dataclass(frozen=True)
