@@ -7,15 +7,16 @@ import os
 import platform
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import jax
 import numpy as np
 
 from lab.config import RunConfig
 from lab.flops import count, flops_per_token
-from lab.lineage import Ancestry
 from lab.records import provenance
+
+if TYPE_CHECKING:
+    from lab.lineage import Ancestry
 
 CURVE_POINTS = 48
 
@@ -47,21 +48,18 @@ class Outcome:
     ancestry: Ancestry
 
 
-def result(run: RunConfig, outcome: Outcome, evaluations: list[dict[str, Any]]) -> dict[str, Any]:
-    """The content of `result.json`."""
+def described(run: RunConfig) -> dict[str, Any]:
+    """What a run's rows say that its config alone determines."""
     model = run.model
     parameters = count(model)
     per_token = flops_per_token(model)
     flops = float(per_token.exact * run.tokens_seen)
-    curve_tokens, curve_loss = thin(outcome.metrics, CURVE_POINTS)
-    facts = {
+    return {
         "run_id": run.run_id,
         "mixture": mixture_text(run),
         "seed_init": run.seed_init,
         "seed_data": run.seed_data,
-        "group": outcome.ancestry.group,
         "parent": run.parent.run_id if run.parent else None,
-        "parent_tokens": outcome.ancestry.parent_tokens,
         "family": model.family,
         "d_model": model.d_model,
         "n_layers": model.n_layers,
@@ -71,17 +69,27 @@ def result(run: RunConfig, outcome: Outcome, evaluations: list[dict[str, Any]]) 
         "n_embedding": parameters.embedding,
         "n_head": parameters.head,
         "v_total": model.vocab,
-        "layout_hash": outcome.layout_hash,
         "tokens_seen": run.tokens_seen,
         "flops_6nd": float(per_token.six_n * run.tokens_seen),
         "flops_exact": flops,
         "flops_spent": flops * (run.steps - run.first_step) / run.steps,
-        "curve_tokens": curve_tokens,
-        "curve_loss": curve_loss,
         "schedule": run.optim.schedule,
         "peak_lr": run.optim.peak_lr,
         "weight_decay": run.optim.weight_decay,
         "batch_tokens": run.batch * model.context,
+    }
+
+
+def result(run: RunConfig, outcome: Outcome, evaluations: list[dict[str, Any]]) -> dict[str, Any]:
+    """The content of `result.json`."""
+    curve_tokens, curve_loss = thin(outcome.metrics, CURVE_POINTS)
+    facts = {
+        **described(run),
+        "group": outcome.ancestry.group,
+        "parent_tokens": outcome.ancestry.parent_tokens,
+        "layout_hash": outcome.layout_hash,
+        "curve_tokens": curve_tokens,
+        "curve_loss": curve_loss,
         "tuned": None,
         "train_loss": outcome.metrics[-1]["loss"] if outcome.metrics else None,
         "status": "diverged" if outcome.diverged else "done",
@@ -92,7 +100,7 @@ def result(run: RunConfig, outcome: Outcome, evaluations: list[dict[str, Any]]) 
         "device": device_name(),
         **provenance(),
     }
-    tokens = (outcome.steps_done - run.first_step) * run.batch * model.context
+    tokens = (outcome.steps_done - run.first_step) * run.batch * run.model.context
     return {
         "run": facts,
         "evaluations": [{**e, **evaluation_curve(e["language"], outcome.evaluations)} for e in evaluations],
@@ -129,6 +137,8 @@ def thin(metrics: Sequence[dict[str, float]], points: int) -> tuple[list[int], l
 
 def device_name() -> str:
     """What the process trains on, e.g. `2 x cpu (AMD EPYC 7B13, 2 cores)`."""
+    import jax
+
     devices = jax.devices()
     kind = devices[0].device_kind
     if devices[0].platform == "cpu":

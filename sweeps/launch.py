@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,15 +15,20 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.live import Live
 
-from lab.records import read_json, write_json
+from lab.records import Held, read_json, write_json
 from sweeps.collect import collect
+from sweeps.exclusion import parse
+from sweeps.failures import attempt
 from sweeps.status import study_status
-from sweeps.status_table import status_table
+from sweeps.status_table import reasons, status_table
 from sweeps.study import Arm, Scale, Study
 
 if TYPE_CHECKING:
     from lab.config import RunConfig
     from lab.pack import PackPlan
+
+# Exit codes of `lab sweep run`.
+DIVERGED, FAILED = 3, 4
 
 
 def prepared_arms(study: Study[Any], scale: Scale, root: Path) -> tuple[Arm, ...]:
@@ -34,7 +41,9 @@ def prepared_arms(study: Study[Any], scale: Scale, root: Path) -> tuple[Arm, ...
 def run_study(study: Study[Any], scale: Scale, root: Path) -> int:
     """Trains the runs of a study that are not over, collects its table and draws its report.
 
-    Returns the exit code: 0, 143 where it was asked to stop and saved, 3 where runs diverged.
+    A pack that fails says why in its folder, and the others are trained all the same.
+
+    Returns the exit code: 0, 143 where it was asked to stop and saved, 3 where runs diverged, 4 where runs failed.
     """
     started = time.monotonic()
     console = Console()
@@ -50,14 +59,19 @@ def run_study(study: Study[Any], scale: Scale, root: Path) -> int:
             return 143
     else:
         console.print(f"All {len(arms)} runs are done.")
-    table, n_rows, _ = collect(label, arms, root)
-    console.print(f"Table: {table} ({n_rows} rows)")
-    report(study.name, table, root / label, console)
-    diverged = [s for s in study_status(arms, root) if s.state == "diverged"]
-    for status in diverged:
-        console.print(f"[yellow]{status.arm} ({status.run_id}): {status.reason}[/yellow]")
+    ended = study_status(arms, root)
+    states = Counter(s.state for s in ended)
+    if states["done"] or states["diverged"]:
+        collected = collect(label, arms, root, parse(study.exclude))
+        console.print(f"Table: {collected.path} ({collected.rows} rows)")
+        for line in collected.damaged:
+            console.print(f"Left out: {line}", style="red", markup=False)
+        if not states["failed"]:
+            report(study.name, collected.path, root / label, console)
+    for paragraph in reasons(ended):
+        console.print(paragraph)
     console.print(f"Took {time.monotonic() - started:.0f} s.")
-    return 3 if diverged else 0
+    return FAILED if states["failed"] else DIVERGED if states["diverged"] else 0
 
 
 def report(study: str, table: Path, folder: Path, console: Console) -> None:
@@ -80,7 +94,15 @@ def train_pending(study: str, arms: Sequence[Arm], pending: Sequence[Arm], root:
     import jax
 
     from lab.pack import group_by_shape, plan_pack
-    from lab.train import STEPS_PER_DISPATCH, Execution, Stopped, enable_compilation_cache, train, unfinished_plans
+    from lab.train import (
+        STEPS_PER_DISPATCH,
+        Execution,
+        Stopped,
+        enable_compilation_cache,
+        pack_dir,
+        train,
+        unfinished_plans,
+    )
 
     enable_compilation_cache(root)
     execution = Execution(root, slots=len(jax.devices()))
@@ -102,9 +124,15 @@ def train_pending(study: str, arms: Sequence[Arm], pending: Sequence[Arm], root:
     with Live(watch, console=console, refresh_per_second=1) if console.is_terminal else contextlib.nullcontext():
         for plan, members_ in packs:
             try:
-                train(members_, execution, watch, plan)
+                failure = attempt(
+                    pack_dir(root, plan),
+                    functools.partial(train, members_, execution, watch, plan),
+                    passing=(Stopped, Held),
+                )
             except Stopped:
                 return False
+            if failure is not None:
+                console.print(f"A pack of {len(members_)} runs failed: {failure.reason}", style="red", markup=False)
     return True
 
 

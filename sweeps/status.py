@@ -117,6 +117,11 @@ def is_held(directory: Path) -> bool | None:
     return False
 
 
+def begun_runs(root: Path) -> set[str]:
+    """The ids of all runs below `root` that have a directory."""
+    return _folders(root / "runs")
+
+
 def _folders(path: Path) -> set[str]:
     try:
         with os.scandir(path) as entries:
@@ -146,7 +151,7 @@ class StudyReader:
 
     def read(self) -> list[RunStatus]:
         """One status a run, in the order of the arms."""
-        begun = _folders(self.root / "runs")
+        begun = begun_runs(self.root)
         packs = {run_id: pack for pack in open_packs(self.root) for run_id in pack.members}
         return [
             self._read(blank, packs.get(blank.run_id))

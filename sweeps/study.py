@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from lab.config import RunConfig
 from lab.errors import LabError
+from sweeps.exclusion import DEFAULT_RULES
 
 if TYPE_CHECKING:
     from lab.data.prepare import Prepared
@@ -110,6 +111,7 @@ class Study(Generic[S]):
       scales: where it can be asked, smallest first; the first is meant when none is named.
       arms: its runs, given the prepared text and one of its scales.
       laws: the laws it wants to fit: `lab sweep plan` says whether its runs identify them.
+      exclude: rules of `sweeps.exclusion` by which rows of its table are excluded from fits.
     """
 
     name: str
@@ -118,6 +120,7 @@ class Study(Generic[S]):
     scales: tuple[S, ...]
     arms: Callable[[Prepared, S], tuple[Arm, ...]]
     laws: tuple[LawFit, ...] = ()
+    exclude: tuple[str, ...] = DEFAULT_RULES
 
     def __post_init__(self) -> None:
         names = [s.name for s in self.scales]

@@ -11,7 +11,7 @@ from test_records import row
 from figures.demo_findings import analyse, read
 from figures.studies import draw
 from lab.errors import LabError
-from lab.table import write_table
+from lab.table import table_of, write_table
 
 SIZES = {32: 33_000, 64: 230_000, 96: 720_000}
 BUDGETS = (150_000, 300_000, 600_000, 1_200_000)
@@ -70,7 +70,7 @@ def table(tmp_path_factory):
             add(f"{other} {share}", other, mixture, 64, own, total, seed, 3.0, ladder_ppl(worth))
             add(f"{other} {share}", "en", mixture, 64, total - own, total, seed, 3.0, ladder_ppl(total - own))
     path = tmp_path_factory.mktemp("demo") / "results.parquet"
-    write_table(path, rows)
+    write_table(path, table_of(rows))
     return path
 
 
@@ -101,7 +101,7 @@ def test_a_missing_ladder_is_named(table, tmp_path):
     import pyarrow.parquet as pq
 
     rows = [r for r in pq.read_table(table).to_pylist() if not (r["mixture"] == "enm:1" and r["tokens_seen"] > 2e5)]
-    write_table(tmp_path / "less.parquet", rows)
+    write_table(tmp_path / "less.parquet", table_of(rows))
     with pytest.raises(LabError, match="Middle English alone"):
         draw("demo", tmp_path / "less.parquet", tmp_path)
 

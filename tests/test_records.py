@@ -12,12 +12,12 @@ from test_config import run_config
 
 from lab.errors import LabError
 from lab.records import RunDir, atomic_write, locked
-from lab.table import COLUMNS, read_table, write_table
+from lab.table import COLUMNS, read_table, table_of, write_table
 
 
 def row(**changes):
     kinds = {"string": "x", "int64": 1, "float64": 1.0, "list<double>": [1.0], "list<int64>": [1]}
-    return {**{name: kinds[kind] for name, (kind, _) in COLUMNS.items()}, **changes}
+    return {**{name: kinds[kind] for name, (kind, _) in COLUMNS.items()}, "status": "done", **changes}
 
 
 def test_a_half_written_run_directory_is_named(tmp_path):
@@ -89,20 +89,20 @@ def test_two_processes_cannot_hold_one_directory(tmp_path):
 
 def test_tables_keep_every_column_and_its_order(tmp_path):
     path = tmp_path / "t.parquet"
-    rows = [row(run_id="b", language="en"), row(run_id="a", language="enm", exclusion=None, loss=None)]
-    assert write_table(path, rows) == 2
+    rows = [row(run_id="b", language="en"), row(run_id="a", language="enm", status="diverged", loss=None)]
+    assert write_table(path, table_of(rows)) == 2
     table = read_table(path)
     assert list(table.columns) == list(COLUMNS)
     assert table.run_id.tolist() == ["a", "b"]
     assert table.loss.isna().tolist() == [True, False]
     before = path.read_bytes()
-    write_table(path, rows[::-1])
+    write_table(path, table_of(rows[::-1]))
     assert path.read_bytes() == before
 
 
 def test_a_row_of_another_schema_is_refused(tmp_path):
     with pytest.raises(LabError, match="colour"):
-        write_table(tmp_path / "t.parquet", [{**row(), "colour": 1}])
+        table_of([{**row(), "colour": 1}])
 
 
 def test_tables_of_another_schema_or_kind_are_refused(tmp_path):

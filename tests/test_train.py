@@ -18,7 +18,7 @@ from lab.config import OptimConfig, Parent, Stage
 from lab.errors import LabError
 from lab.pack import marks_of, plan_pack
 from lab.records import RunDir, locked
-from lab.table import COLUMNS, Provenance, rows, write_table
+from lab.table import COLUMNS, Provenance, rows, table_of, write_table
 from lab.train import STEPS_PER_DISPATCH, Execution, Stopped, pack_dir, train
 
 
@@ -90,7 +90,7 @@ def test_a_run_learns_and_its_rows_fill_the_schema(solo, data, tmp_path):
         assert row["n_total"] == row["n_nonembedding"] + row["n_embedding"] + row["n_head"]
         assert row["curve_loss"][0] > row["curve_loss"][-1]
         assert row["curve_tokens"][-1] == row["tokens_seen"]
-    assert write_table(tmp_path / "t.parquet", table) == 2
+    assert write_table(tmp_path / "t.parquet", table_of(table)) == 2
 
 
 def test_a_pack_with_refilled_slots_gives_what_solo_runs_give(root, data, solo):

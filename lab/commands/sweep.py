@@ -1,19 +1,16 @@
-"""`lab sweep`: run a study, watch it, collect its table."""
+"""`lab sweep`: list, plan, run, watch and collect studies."""
 
 from __future__ import annotations
 
 import dataclasses
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import tyro
 
+from lab.commands.sweep_collect import Collect, Merge
 from lab.commands.sweep_options import ROOT
 from lab.commands.sweep_status import Retry, Status
-
-if TYPE_CHECKING:
-    from sweeps.study import Arm
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,33 +58,11 @@ class Run:
         return run_study(study, scale, self.root)
 
 
-@dataclasses.dataclass(frozen=True)
-class Collect:
-    """Write the rows of all finished runs of a study as one parquet table."""
-
-    study: tyro.conf.Positional[str]
-    """Name of a study, or a path to its Python file."""
-    scale: str | None = None
-    """One of the study's scales (`lab sweep list`): nano, gpu or paper; by default its smallest."""
-    root: Path = ROOT
-    """Folder for everything the laboratory writes."""
-
-    def run(self) -> int:
-        from sweeps.collect import collect
-
-        path, n_rows, missing = collect(*_arms(self.study, self.scale, self.root), self.root)
-        print(f"{path}: {n_rows} rows" + (f"; {missing} runs are not finished" if missing else ""))
-        return 0
-
-
-COMMANDS: dict[str, type] = {"list": List, "run": Run, "status": Status, "retry": Retry, "collect": Collect}
-
-
-def _arms(study_name: str, scale_name: str | None, root: Path) -> tuple[str, tuple[Arm, ...]]:
-    """The study's label at a scale, and its arms."""
-    from sweeps.launch import prepared_arms
-    from sweeps.study import find_study
-
-    study = find_study(study_name)
-    scale = study.scale(scale_name)
-    return study.label(scale), prepared_arms(study, scale, root)
+COMMANDS: dict[str, type] = {
+    "list": List,
+    "run": Run,
+    "status": Status,
+    "retry": Retry,
+    "collect": Collect,
+    "merge": Merge,
+}
