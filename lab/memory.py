@@ -61,6 +61,7 @@ def footprint(program: step.Program, slots: int, batch: int, steps_per_dispatch:
 
     Raises:
       jax.errors.JaxRuntimeError: where the compiler itself finds that the program cannot fit (`is_out_of_memory`).
+      LabError: where it does not say what the program takes.
     """
     return compiled(program, slots, batch, steps_per_dispatch)[1]
 
@@ -81,6 +82,8 @@ def compiled(program: step.Program, slots: int, batch: int, steps_per_dispatch: 
     executable = step.train_steps.lower(program, state, batches, hyper).compile()
     seconds = time.monotonic() - started
     memory = executable.memory_analysis()
+    if memory is None:
+        raise LabError("This device's compiler does not say how much memory a program takes.", "Choose --slots.")
     return executable, Footprint(
         arguments=memory.argument_size_in_bytes,
         outputs=memory.output_size_in_bytes,

@@ -4,9 +4,9 @@
     cells = isoflop(sizes, budgets=(1e12, 1e13))
     runs  = [r for cell in cells for r in replicates(make_run(cell.model, cell.tokens), seeds=(0, 1))]
 
-A *cell* is one size at one budget. Which to choose: an L is the cheapest, and good for screening arms; isoFLOP cells far
-off the optimum, N times 1/10 to 10, tell more than many near it; D proportional to N in every run identifies no law
-with an exponent for each. `lab sweep plan` says what a design identifies, and how precisely.
+A *cell* is one size at one budget. Which to choose: an L is the cheapest, and good for screening arms; isoFLOP cells
+far off the optimum, N times 1/10 to 10, tell more than many near it; D proportional to N in every run identifies no
+law with an exponent for each. `lab sweep plan` says what a design identifies, and how precisely.
 """
 
 from __future__ import annotations
@@ -137,7 +137,7 @@ def trunk_and_branches(run: RunConfig, steps: Sequence[int]) -> list[RunConfig]:
     """
     if len(run.mixture.stages) > 1:
         raise LabError(
-            f"A mixture of {len(run.mixture.stages)} stages has no branches: a stage is a share of each run's own length.",
+            f"A mixture of {len(run.mixture.stages)} stages has no branches: a stage is a share of each run.",
             "Use one stage, or train each length by itself.",
         )
     if run.first_step:

@@ -10,6 +10,7 @@ import tyro
 
 from lab.commands.sweep_collect import Collect, Merge
 from lab.commands.sweep_options import ROOT
+from lab.commands.sweep_plan import Plan
 from lab.commands.sweep_status import Retry, Status
 
 
@@ -60,6 +61,7 @@ class Run:
 
 COMMANDS: dict[str, type] = {
     "list": List,
+    "plan": Plan,
     "run": Run,
     "status": Status,
     "retry": Retry,
