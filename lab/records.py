@@ -51,7 +51,8 @@ class RunDir:
                     "It was edited by hand: move the directory away to train the run again.",
                 )
             return
-        self.path.mkdir(parents=True, exist_ok=True)
+        with one_line_io_errors(self.path):
+            self.path.mkdir(parents=True, exist_ok=True)
         write_json(self.config_file, to_json(config))
 
     def read_config(self) -> RunConfig:
