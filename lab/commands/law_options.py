@@ -62,6 +62,8 @@ class TableOptions:
     """Column of the standard deviation of log loss, or "replicates" to take it from repeated seeds."""
     drop_highest: int = 0
     """Leave out that many rows of highest loss."""
+    excluded: bool = False
+    """Take rows that a rule excluded (column exclusion of a result table) like all others."""
     mixed: tuple[str, ...] = ()
     """Conventions that may differ between rows (layout_hash, eval_hash); otherwise such a table is refused."""
     objective: str | None = None
@@ -75,7 +77,10 @@ class TableOptions:
         Raises:
           LabError: for an unreadable table or a query that fails or keeps nothing.
         """
-        return read_rows(self.table, self.where, self.derive)
+        from analysis.table import EXCLUSION_COLUMN
+
+        frame = read_rows(self.table, self.where, self.derive)
+        return frame.drop(columns=EXCLUSION_COLUMN, errors="ignore") if self.excluded else frame
 
     def table_options(self) -> dict[str, Any]:
         """Keywords of `analysis.table.table`."""
