@@ -122,13 +122,13 @@ def _programs(plan: StudyPlan) -> Table:
         table.add_row(
             f"d{model.d_model} L{model.n_layers}", amount(count(model).nonembedding), str(model.vocab),
             f"{g.shape.batch}x{model.context}", str(g.runs), str(g.plan.slots), f"{g.plan.idle_share:.0%}",
-            amount(g.tokens), f"{g.flops_exact:.1e}", "" if g.peak_bytes is None else size(g.peak_bytes),
+            amount(g.tokens), power(g.flops_exact), "" if g.peak_bytes is None else size(g.peak_bytes),
             "no room" if g.seconds is None else duration(g.seconds),
         )  # fmt: skip
     table.add_section()
     table.add_row(
         "all", "", "", "", str(plan.runs), "", f"{plan.idle_share:.0%}", amount(plan.sum("tokens")),
-        f"{plan.sum('flops_exact'):.1e}", "", "" if plan.seconds is None else duration(plan.seconds),
+        power(plan.sum("flops_exact")), "", "" if plan.seconds is None else duration(plan.seconds),
     )  # fmt: skip
     return table
 
@@ -161,8 +161,8 @@ def _show_law(plan: LawPlan, console: Console, say: Say) -> None:
     if half:
         arms = ", ".join(f"{n} of {arm}" for arm, n in plan.left_out.items())
         say(
-            f"Half: {plan.half_flops:.2e} of its {plan.flops:.2e} FLOPs, leaving out one after another the run whose "
-            f"loss costs least information for its FLOPs: {arms}."
+            f"Half: {power(plan.half_flops)} of its {power(plan.flops)} FLOPs, leaving out one after another the run "
+            f"whose loss costs least information for its FLOPs: {arms}."
         )
     for reason in plan.report.reasons:
         say(f"  Refused: {reason}.")
@@ -177,6 +177,11 @@ def amount(value: float) -> str:
         if value >= 0.9995 * unit:
             return f"{value / unit:.3g}{name}"
     return f"{value:.0f}"
+
+
+def power(value: float) -> str:
+    """Two digits and a power of ten: 3.2e13."""
+    return f"{value:.1e}".replace("e+", "e")
 
 
 def size(n_bytes: float) -> str:
