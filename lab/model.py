@@ -3,7 +3,7 @@
     params       = init(cfg, key)
     logits_BxTxV = apply(cfg, params, tokens_BxT)
     loss         = mean_nats(cfg, params, tokens_BxT, targets_BxT)      # what training differentiates
-    nats_BxT     = token_nats(cfg, params, tokens_BxT, targets_BxT)     # what evaluation sums
+    nats_BxS     = token_nats(cfg, params, tokens_BxT, targets_BxS)     # what evaluation sums
 
 The tree is the same however the layers run: every leaf under `layers` has a leading axis of length `n_layers`.
 
@@ -88,15 +88,16 @@ def token_nats(
     cfg: ModelConfig,
     params: Params,
     tokens_BxT: jax.Array,
-    targets_BxT: jax.Array,
+    targets_BxS: jax.Array,
     *,
     remat: bool = False,
     compute_dtype: Any = None,
 ) -> jax.Array:
-    """Negative log-likelihood of each target in nats, [B, T] float32; 0 where the target is padding."""
+    """Negative log-likelihood in nats of the targets of the last S positions, [B, S] float32; 0 for padding."""
     h_BxTxD, head_DxV = _hidden(cfg, params, tokens_BxT, remat, compute_dtype)
-    nats_N = ops.cross_entropy(h_BxTxD.reshape(-1, cfg.d_model), head_DxV, targets_BxT.reshape(-1))
-    return jnp.where(targets_BxT == PAD, 0.0, nats_N.reshape(targets_BxT.shape))
+    h_BxSxD = h_BxTxD[:, h_BxTxD.shape[1] - targets_BxS.shape[1] :]
+    nats_N = ops.cross_entropy(h_BxSxD.reshape(-1, cfg.d_model), head_DxV, targets_BxS.reshape(-1))
+    return jnp.where(targets_BxS == PAD, 0.0, nats_N.reshape(targets_BxS.shape))
 
 
 def mean_nats(

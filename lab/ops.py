@@ -1,7 +1,7 @@
 """Matmul, causal attention and cross-entropy, each chosen for the platform in this one place.
 
 XLA on CPU is slow at three things that a decoder does all the time; the forms here compute the same values:
-  - the weight gradient of a 3-D input: inputs are flattened to two axes;
+  - the weight gradient: inputs are flattened to two axes, and the narrower factor is the one that is transposed;
   - attention, whose masked half it computes and whose probabilities it stores: a custom gradient works on query
     chunks, skips the masked chunks and recomputes the probabilities from their log-sum-exp;
   - cross-entropy, whose [tokens, vocabulary] logits it passes through memory many times: a custom gradient works
@@ -49,8 +49,39 @@ def compute_dtype() -> Any:
 
 def matmul(x: jax.Array, kernel_KxN: jax.Array, out_dtype: Any = None) -> jax.Array:
     """`x [..., K] @ kernel` in the type of x, or in `out_dtype`."""
-    y = _dot(x.reshape(-1, x.shape[-1]), kernel_KxN.astype(x.dtype), (1, 0), out_dtype or x.dtype)
+    x_MxK, kernel = x.reshape(-1, x.shape[-1]), kernel_KxN.astype(x.dtype)
+    y = _matmul(x_MxK, kernel) if out_dtype is None else _dot(x_MxK, kernel, (1, 0), out_dtype)
     return y.reshape(*x.shape[:-1], kernel_KxN.shape[1])
+
+
+@jax.custom_vjp
+def _matmul(x_MxK: jax.Array, kernel_KxN: jax.Array) -> jax.Array:
+    return _dot(x_MxK, kernel_KxN, (1, 0), x_MxK.dtype)
+
+
+def _matmul_fwd(x_MxK: jax.Array, kernel_KxN: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    return _matmul(x_MxK, kernel_KxN), (x_MxK, kernel_KxN)
+
+
+def _matmul_bwd(saved: tuple[jax.Array, jax.Array], dy_MxN: jax.Array) -> tuple[jax.Array, jax.Array]:
+    x_MxK, kernel_KxN = saved
+    return _dot(dy_MxN, kernel_KxN, (1, 1), x_MxK.dtype), _weight_gradient(x_MxK, dy_MxN, kernel_KxN.dtype)
+
+
+_matmul.defvjp(_matmul_fwd, _matmul_bwd)
+
+
+def _weight_gradient(x_MxK: jax.Array, dy_MxN: jax.Array, dtype: Any) -> jax.Array:
+    """x^T dy, [K, N].
+
+    XLA on CPU contracts the first axes of both factors at half its speed or less. The barriers keep it from undoing
+    the remedy: a narrow x is transposed in memory first; for a wide one dy^T x is formed, and the result transposed.
+    """
+    if not on_cpu():
+        return _dot(x_MxK, dy_MxN, (0, 0), dtype)
+    if x_MxK.shape[1] <= dy_MxN.shape[1]:
+        return _dot(lax.optimization_barrier(x_MxK.T), dy_MxN, (1, 0), dtype)
+    return lax.optimization_barrier(_dot(dy_MxN, x_MxK, (0, 0), dtype)).T
 
 
 def causal_attention(q_BxTxHxC: jax.Array, k_BxTxHxC: jax.Array, v_BxTxHxC: jax.Array) -> jax.Array:
@@ -107,7 +138,7 @@ def _weighted_cross_entropy_fwd(
         dlogits_MxV = exp_MxV * (weights_M[:, None] / sum_M) - jnp.where(hot_MxV, weights_M[:, None], 0.0)
         dlogits_MxV = dlogits_MxV.astype(head.dtype)
         dh_MxD = _dot(dlogits_MxV, head, (1, 1), head.dtype)
-        dhead_DxV = dhead_DxV + _dot(h_MxD, dlogits_MxV, (0, 0), jnp.float32)
+        dhead_DxV = dhead_DxV + _weight_gradient(h_MxD, dlogits_MxV, jnp.float32)
         return (total + jnp.sum(weights_M * nats_M), dhead_DxV), dh_MxD
 
     args = _chunks(head.shape[1], h_NxD, targets_N, weights_N)

@@ -9,7 +9,7 @@ compiling.
     state, metrics = train_steps(program, state, put_batches(program.mesh, batches_KxRxBxT1), hyper_R)
     state   = insert(program, state, slot, single)        # single: a state with R = 1, fresh or restored
     single  = extract(state, slot)                        # on the host, for checkpoints
-    nats    = eval_nats(program, state.params, tokens_RxBxT, targets_RxBxT)
+    nats    = eval_nats(program, state.params, tokens_RxBxT, targets_RxBxS)
 
 `train_steps` and `insert` consume the state they are given (its buffers are reused).
 
@@ -168,14 +168,14 @@ def _update(program: Program, state: TrainState, batch_BxT1: jax.Array, hyper: H
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def eval_nats(program: Program, params_R: Any, tokens_RxBxT: jax.Array, targets_RxBxT: jax.Array) -> jax.Array:
-    """Nats of every target under each run's parameters, [R, B, T] float32; 0 where the target is padding."""
+def eval_nats(program: Program, params_R: Any, tokens_RxBxT: jax.Array, targets_RxBxS: jax.Array) -> jax.Array:
+    """Nats of the targets of the last S positions under each run's parameters, [R, B, S] float32; 0 for padding."""
 
     def one_run(params: Any, tokens: jax.Array, targets: jax.Array) -> jax.Array:
         return model.token_nats(program.cfg, params, tokens, targets, compute_dtype=program.compute_dtype)
 
     return sharding.over_runs(program.mesh, one_run, in_axes=(0, 0, 0), out_axes=0)(
-        params_R, tokens_RxBxT, targets_RxBxT
+        params_R, tokens_RxBxT, targets_RxBxS
     )
 
 

@@ -145,6 +145,8 @@ def test_losses_come_from_the_logits_and_skip_padding(cfg: ModelConfig) -> None:
     losses = jax.jit(lambda p, x, y: (model.token_nats(cfg, p, x, y), model.mean_nats(cfg, p, x, y)))
     nats, mean = losses(params, inputs, targets)
     np.testing.assert_allclose(nats, want, rtol=1e-4, atol=1e-5)
+    last = model.token_nats(cfg, params, inputs, targets[:, -3:], compute_dtype="float32")
+    np.testing.assert_allclose(last, want[:, -3:], rtol=1e-4, atol=1e-5)
     assert float(mean) == pytest.approx(want.sum() / (targets != 0).sum(), rel=1e-5)
     assert float(losses(params, inputs, np.zeros_like(targets))[1]) == 0
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -95,6 +96,17 @@ def test_cross_entropy(tokens: int, width: int, vocab: int, chunk_bytes: int, se
 
         got, want = jax.jit(lambda *a: [jax.value_and_grad(f, (0, 1))(*a) for f in (fused, plain)])(h, head)
     close(got, want)
+
+
+@settings(max_examples=8, deadline=None)
+@given(tokens=st.integers(1, 20), inputs=st.integers(1, 9), outputs=st.integers(1, 9), seed=st.integers(0, 1000))
+def test_gradients_of_matmul(tokens: int, inputs: int, outputs: int, seed: int) -> None:
+    x, kernel, weight = normal(seed, 2, tokens, inputs), normal(seed + 1, inputs, outputs), normal(seed + 2, outputs)
+
+    def gradients(matmul: Callable[..., jax.Array]) -> object:
+        return jax.grad(lambda x, kernel: jnp.sum(jnp.tanh(matmul(x, kernel)) * weight), (0, 1))(x, kernel)
+
+    close(gradients(jax.jit(ops.matmul)), gradients(jnp.matmul))
 
 
 def test_matmul_flattens_and_keeps_types() -> None:

@@ -12,7 +12,7 @@ from lab.evaluate.perplexity import Protocol, plain, score, sliding, target_nats
 
 def last_token_nats(tokens, targets):
     """A 'model' whose loss shows where in its window a target stood and what it was."""
-    position = np.arange(tokens.shape[1])[None, :]
+    position = np.arange(tokens.shape[1])[None, -targets.shape[1] :]
     return np.where(targets == 0, 0.0, targets + position / 1000)
 
 

@@ -11,6 +11,7 @@ from lab.config import RunConfig
 from lab.data.evalset import EvalSet
 from lab.evaluate.perplexity import Protocol, Score, plain, score, sliding, target_nats
 from lab.rundata import RunData
+from lab.sharding import state_shardings
 from lab.step import Program, eval_nats
 
 WINDOWS_PER_DEVICE = 32
@@ -29,8 +30,10 @@ def evaluate(program: Program, params_1: Any, run: RunConfig, data: RunData, ste
     realised = data.stream.realised(steps_done)
     copies = program.mesh.shape["run"]
     params_R = params_1
-    if params_1 is not None and copies > 1:
-        params_R = jax.tree.map(lambda x: np.broadcast_to(x, (copies, *x.shape[1:])), params_1)
+    if params_1 is not None:
+        if copies > 1:
+            params_R = jax.tree.map(lambda x: np.broadcast_to(x, (copies, *x.shape[1:])), params_1)
+        params_R = jax.device_put(params_R, state_shardings(program.mesh, params_R))  # once, not with every call
     entries = []
     for component in run.mixture.components:
         language = component.language
@@ -72,10 +75,9 @@ def score_stream(program: Program, params_R: Any, stream: np.ndarray, evalset: E
     """Scores `stream`, the evaluation set in one language's ids, under the parameters that every device group holds."""
     copies = program.mesh.shape["run"]
 
-    def nats(tokens_BxW: np.ndarray, targets_BxW: np.ndarray) -> np.ndarray:
-        shape = (copies, -1, tokens_BxW.shape[1])
-        nats_RxBxW = eval_nats(program, params_R, tokens_BxW.reshape(shape), targets_BxW.reshape(shape))
-        return np.asarray(nats_RxBxW).reshape(tokens_BxW.shape)
+    def nats(tokens_BxW: np.ndarray, targets_BxS: np.ndarray) -> jax.Array:
+        tokens_RxBxW, targets_RxBxS = (a.reshape(copies, -1, a.shape[1]) for a in (tokens_BxW, targets_BxS))
+        return eval_nats(program, params_R, tokens_RxBxW, targets_RxBxS)
 
     nats_n = target_nats(nats, stream, protocol, WINDOWS_PER_DEVICE * copies)
     document_n = np.searchsorted(evalset.offsets, np.arange(1, len(stream)), side="right") - 1

@@ -11,12 +11,13 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
 PAD = 0
 Array = np.ndarray
-NatsFn = Callable[[Array, Array], Array]  # (tokens_BxW, targets_BxW) -> nats_BxW
+NatsFn = Callable[[Array, Array], Any]  # (tokens_BxW, the last S targets_BxS) -> nats_BxS, an array or a future one
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,7 +76,8 @@ class Score:
 def target_nats(nats_fn: NatsFn, stream: Array, protocol: Protocol, batch: int) -> Array:
     """Nats of every target of `stream` ([n + 1] ids; target i is stream[i + 1]); NaN where it is not scored.
 
-    `nats_fn` is always called with `batch` windows, the last call filled up with padding.
+    `nats_fn` is always called with `batch` windows and their scored targets, the last call filled up with padding.
+    All calls are made before the first result is read, so that a device may work through them without a pause.
     """
     window, stride = protocol.window, protocol.stride
     n_targets = len(stream) - 1
@@ -83,13 +85,13 @@ def target_nats(nats_fn: NatsFn, stream: Array, protocol: Protocol, batch: int) 
     padded = np.full(n_windows * stride + window + 1, PAD, dtype=np.int32)
     padded[: min(len(padded), len(stream))] = stream[: len(padded)]
     views = np.lib.stride_tricks.sliding_window_view(padded, window + 1)[::stride][:n_windows]
-    scored = np.full(n_windows * stride, np.nan)
+    parts = []
     for first in range(0, n_windows, batch):
         chunk = views[first : first + batch]
-        full = np.zeros((batch, window + 1), np.int32)
+        full = np.full((batch, window + 1), PAD, np.int32)
         full[: len(chunk)] = chunk
-        nats = np.asarray(nats_fn(full[:, :-1], full[:, 1:]))[: len(chunk), window - stride :]
-        scored[first * stride : (first + len(chunk)) * stride] = nats.reshape(-1)
+        parts.append(nats_fn(full[:, :-1], full[:, -stride:]))
+    scored = np.concatenate([np.asarray(part).reshape(-1) for part in parts]) if parts else np.empty(0)
     nats_n = np.full(n_targets, np.nan)
     nats_n[window - stride :] = scored[: max(0, n_targets - (window - stride))]
     nats_n[np.asarray(stream[1:]) == PAD] = np.nan
