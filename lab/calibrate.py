@@ -166,7 +166,7 @@ def doubled(least: int, most: int, seconds: Callable[[int], float]) -> int:
       seconds: for all runs with so many side by side; infinite where they do not fit.
     """
     slots, now = least, seconds(least)
-    while slots * 2 <= most:
+    while slots * 2 <= most and math.isfinite(now):  # what does not fit does not fit twice
         after = seconds(slots * 2)
         if not after * GAIN <= now:
             break

@@ -133,9 +133,11 @@ def _paired(rows: pd.DataFrame) -> tuple[float | None, float]:
     """sd of the difference of two arms of one seed, and its degrees: what arm and seed leave over, times sqrt(2)."""
     squares, degrees = 0.0, 0
     for _, block in rows.groupby(list(BLOCK)):
+        if block.arm.nunique() < 2:
+            continue
         whole = block.pivot_table(index="arm", columns=["seed_init", "seed_data"], values="log_loss").dropna(axis=1)
         arms, seeds = whole.shape
-        if arms < 2 or seeds < 2:
+        if seeds < 2:
             continue
         y = whole.to_numpy()
         left = y - y.mean(0, keepdims=True) - y.mean(1, keepdims=True) + y.mean()

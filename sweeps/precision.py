@@ -98,7 +98,7 @@ def least_missed(jacobian: np.ndarray, rows: pd.DataFrame, budget: float) -> set
     parents = {str(k): v for k, v in runs.parent.items()}
     dropped: set[str] = set()
     total = sum(cost.values())
-    while total > budget:
+    while total > budget * (1 + 1e-9):
         needed = {p for run_id, p in parents.items() if run_id not in dropped}
         inverse = np.linalg.inv(information)
         best, best_price = None, np.inf
