@@ -32,11 +32,11 @@ def canonical(value: Any) -> Any:
     Raises:
       TypeError: for any type whose text form is not guaranteed to be stable.
     """
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        fields = {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
-        return {"type": type(value).__name__, **{k: canonical(v) for k, v in fields.items() if v is not None}}
     if value is None or isinstance(value, (bool, int, str)):
         return value
+    if names := _field_names(type(value)):  # type: ignore[arg-type]
+        fields = ((name, getattr(value, name)) for name in names)
+        return {"type": type(value).__name__, **{k: canonical(v) for k, v in fields if v is not None}}
     if isinstance(value, float):
         if not math.isfinite(value):
             raise TypeError(f"A config cannot hold the number {value!r}: it has no stable JSON form.")
@@ -48,14 +48,29 @@ def canonical(value: Any) -> Any:
     raise TypeError(f"A config cannot hold a {type(value).__name__} ({value!r}): give it a frozen dataclass.")
 
 
+@functools.cache
+def _field_names(kind: type) -> tuple[str, ...]:
+    """The fields of a dataclass; none of any other type."""
+    return tuple(f.name for f in dataclasses.fields(kind)) if dataclasses.is_dataclass(kind) else ()
+
+
 def canonical_json(value: Any) -> str:
     """One line of JSON, keys sorted: the text that is hashed."""
-    return json.dumps(canonical(value), sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    return _line(canonical(value))
 
 
 def fingerprint(value: Any, length: int = 16) -> str:
     """The first `length` hex digits of the SHA-256 of the canonical JSON of `value`."""
-    return hashlib.sha256(canonical_json(value).encode()).hexdigest()[:length]
+    return form_fingerprint(canonical(value), length)
+
+
+def form_fingerprint(form: Any, length: int = 16) -> str:
+    """The fingerprint of the value whose canonical form is `form`: of a `config.json` as it was read."""
+    return hashlib.sha256(_line(form).encode()).hexdigest()[:length]
+
+
+def _line(form: Any) -> str:
+    return json.dumps(form, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -73,8 +73,12 @@ class LineLog:
         """All complete lines."""
         if not self.path.exists():
             return []
+        text = self.path.read_text().splitlines()
+        with contextlib.suppress(json.JSONDecodeError):
+            whole: list[dict[str, Any]] = json.loads(f"[{','.join(text)}]")  # several times as fast as line by line
+            return whole
         lines = []
-        for line in self.path.read_text().splitlines():
+        for line in text:
             try:
                 lines.append(json.loads(line))
             except json.JSONDecodeError:

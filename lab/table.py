@@ -124,21 +124,21 @@ def arrow_schema(rules: Sequence[str] = ()) -> pa.Schema:
 
 
 def table_of(table_rows: Iterable[Mapping[str, Any]]) -> pa.Table:
-    """Rows as a table, in a stable order.
+    """Rows as a table.
 
     Raises:
       LabError: for a row whose columns are not the schema's, or hold something of another type.
     """
     import pyarrow as pa
 
-    ordered = sorted(table_rows, key=lambda r: tuple(str(r.get(k)) for k in KEY))
-    for row in ordered:
-        if problem := problem_of(row):
-            raise LabError(f"The row of run {row.get('run_id')}: {problem}.")
+    found = list(table_rows)
+    for row in found:
+        if row.keys() != COLUMNS.keys():
+            raise LabError(f"The row of run {row.get('run_id')} {problem_of(row)}.")
     schema = arrow_schema()
     arrays = []
     for field in schema:
-        values = [row[field.name] for row in ordered]
+        values = [row[field.name] for row in found]
         try:
             arrays.append(pa.array(values, field.type))
         except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError) as error:
@@ -172,7 +172,7 @@ def problem_of(row: Mapping[str, Any]) -> str | None:
 
 
 def write_table(path: Path, table: pa.Table) -> int:
-    """Writes a checked table as one parquet file, atomically; returns the number of its rows.
+    """Writes a table as one parquet file, atomically and in a stable order; returns the number of its rows.
 
     Raises:
       LabError: for a table that `check` refuses, or a full disk.
@@ -184,7 +184,7 @@ def write_table(path: Path, table: pa.Table) -> int:
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(f".{path.name}.part")
         try:
-            pq.write_table(table, temporary, compression="zstd")
+            pq.write_table(table.sort_by([(k, "ascending") for k in KEY]), temporary, compression="zstd")
             temporary.replace(path)
         finally:
             temporary.unlink(missing_ok=True)

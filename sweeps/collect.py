@@ -5,9 +5,9 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from lab.config import canonical
+from lab.config import form_fingerprint
 from lab.errors import LabError
 from lab.records import RunDir, read_json
 from lab.result import CURVE_POINTS, described, evaluation_curve, thin
@@ -15,6 +15,12 @@ from lab.table import COLUMNS, SCHEMA_VERSION, Provenance, problem_of, rows, tab
 from sweeps.exclusion import Rule, judge
 from sweeps.status import begun_runs
 from sweeps.study import Arm
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+
+ROWS_AT_ONCE = 1000  # held as Python objects
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,9 +62,12 @@ def collect(label: str, arms: Sequence[Arm], root: Path, rules: Sequence[Rule]) 
     Raises:
       LabError: when no run is over.
     """
+    import pyarrow as pa
+
+    tables: list[pa.Table] = []
     found: list[dict[str, Any]] = []
     damaged: list[str] = []
-    incomplete = waiting = 0
+    over = incomplete = waiting = 0
     begun = begun_runs(root)
     for arm in arms:
         if arm.run.run_id not in begun:
@@ -67,7 +76,7 @@ def collect(label: str, arms: Sequence[Arm], root: Path, rules: Sequence[Rule]) 
         asked, directory = Provenance(label, arm.name), RunDir(root, arm.run.run_id)
         try:
             result = directory.result()
-            _check(directory, arm, result)
+            _check(directory, result)
             if result is None:
                 part = _incomplete(arm, directory, asked)
                 incomplete += bool(part)
@@ -78,10 +87,14 @@ def collect(label: str, arms: Sequence[Arm], root: Path, rules: Sequence[Rule]) 
             damaged.append(str(error))
             continue
         found.extend(part)
-    if not any(row["status"] != "incomplete" for row in found):
+        over += result is not None
+        if len(found) >= ROWS_AT_ONCE:
+            tables.append(table_of(found))
+            found = []
+    if not over:
         problem = f"No run of study {label} is finished below {root}."
         raise LabError(" ".join([problem, *damaged[:3]]), f"Run `lab sweep run {label}` first.")
-    table = judge(table_of(found), rules)
+    table = judge(pa.concat_tables([*tables, table_of(found)]), rules)
     path = table_path(label, root)
     excluded: dict[str, int] = {}
     for reason in table["exclusion"].drop_null().to_pylist():
@@ -90,15 +103,14 @@ def collect(label: str, arms: Sequence[Arm], root: Path, rules: Sequence[Rule]) 
     return Collected(path, write_table(path, table), excluded, incomplete, waiting, tuple(damaged))
 
 
-def _check(directory: RunDir, arm: Arm, result: dict[str, Any] | None) -> None:
+def _check(directory: RunDir, result: dict[str, Any] | None) -> None:
     """Whether a run directory is the run's.
 
     Raises:
       LabError: when its config, or the run that its result names, is another.
     """
     mend = f"It was edited by hand: move {directory.path} away to train the run again."
-    # Compared as JSON: building the config, or its text, takes ten times as long.
-    if read_json(directory.config_file) != canonical(arm.run):
+    if form_fingerprint(read_json(directory.config_file)) != directory.run_id:
         raise LabError(f"{directory.config_file} does not describe run {directory.run_id}.", mend)
     if result is not None and (named := result.get("run", {}).get("run_id")) != directory.run_id:
         raise LabError(f"{directory.result_file} is the result of run {named}.", mend)

@@ -63,8 +63,7 @@ def merge(paths: Sequence[Path], out: Path, rules: Sequence[Rule] | None = None)
             f"{'; '.join(conflicts[:CONFLICTS_SHOWN])}{more}.",
             "Find out which is right and leave the other table's runs out; nothing was written.",
         )
-    merged = whole.take(pa.array(keep)).sort_by([(k, "ascending") for k in ("study", "arm", "run_id", "language")])
-    return Merged(write_table(out, judge(merged, rules)), shared)
+    return Merged(write_table(out, judge(whole.take(keep), rules)), shared)
 
 
 def _settle(table: pa.Table, sources: Sequence[Path]) -> tuple[list[int], list[str], int]:
