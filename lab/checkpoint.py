@@ -21,23 +21,29 @@ log = logging.getLogger("lab")
 class Checkpoints:
     """The numbered checkpoints below one directory; the last `keep` are kept, or all of them.
 
+    With `background` set, `save` returns when the arrays are copied and writes while the caller goes on; an error of
+    writing comes from the next call, or from leaving the context. For 200 MB on a CPU the call then takes .02 s in
+    place of .4; but Orbax then times its writing by the wall clock, and a clock that jumps ends it.
+
     Each holds a tree of arrays and a JSON record. `shape` says what the tree is of (model and vocabulary); a
     checkpoint of another shape is refused by name.
     """
 
-    def __init__(self, directory: Path, shape: dict[str, Any], keep: int | None = 2):
+    def __init__(self, directory: Path, shape: dict[str, Any], keep: int | None = 2, background: bool = False):
         self.directory = directory
         self.shape = shape
         with one_line_io_errors(directory):
             directory.mkdir(parents=True, exist_ok=True)
-        options = ocp.CheckpointManagerOptions(max_to_keep=keep, enable_async_checkpointing=False)
+        options = ocp.CheckpointManagerOptions(max_to_keep=keep, enable_async_checkpointing=background)
         self._manager = ocp.CheckpointManager(directory.resolve(), options=options)
 
     def __enter__(self) -> Checkpoints:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self._manager.close()
+    def __exit__(self, kind: object, *_: object) -> None:
+        # An error that is on its way tells more than what the last write has to say.
+        with contextlib.suppress(Exception) if kind else self._clear_errors():
+            self._manager.close()
 
     def save(self, number: int, tree: Any, record: dict[str, Any]) -> None:
         """Writes checkpoint `number`; a checkpoint exists whole or not at all.
@@ -49,9 +55,23 @@ class Checkpoints:
             tree=ocp.args.StandardSave(tree),
             record=ocp.args.JsonSave({"shape": self.shape, **record}),
         )
-        with one_line_io_errors(self.directory), _unwrapped_os_errors():
+        with self._clear_errors():
             self._manager.save(number, args=args, force=True)
+
+    def wait(self) -> None:
+        """Returns when everything is on disk. Raises LabError as `save` does."""
+        with self._clear_errors():
             self._manager.wait_until_finished()
+
+    @contextlib.contextmanager
+    def _clear_errors(self) -> Iterator[None]:
+        with one_line_io_errors(self.directory), _unwrapped_os_errors():
+            try:
+                yield
+            except TimeoutError as error:
+                raise LabError(
+                    f"A checkpoint in {self.directory} was not written in time.", "Run again: earlier ones are kept."
+                ) from error
 
     def numbers(self) -> list[int]:
         return sorted(self._manager.all_steps())

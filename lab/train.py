@@ -77,7 +77,11 @@ class Trainer:
             raise LabError(f"A batch of {runs[0].batch} sequences cannot be cut over {shared} devices.")
         self.program = step.Program(model, execution.mesh(plan.slots))
         self.directory = pack_dir(execution.root, plan)
-        self.checkpoints = Checkpoints(self.directory / "checkpoints", {"model": canonical(model)})
+        # A state that trains on a CPU is small and saved in a moment; elsewhere training need not wait for the disk.
+        background = jax.default_backend() != "cpu"
+        self.checkpoints = Checkpoints(
+            self.directory / "checkpoints", {"model": canonical(model)}, background=background
+        )
         self.state = step.init_state(self.program, [0] * plan.slots)
         self.idle = optim.hyper_of(runs[0].optim, 0)
         self.slots: list[ActiveRun | None] = [None] * plan.slots
@@ -124,6 +128,7 @@ class Trainer:
                     self._save(dispatch)
                     saved_at = time.monotonic()
                 if stop:
+                    self.checkpoints.wait()
                     raise Stopped
             atomic_write(self.directory / "finished", "")
 

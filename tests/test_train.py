@@ -9,6 +9,7 @@ import os
 import shutil
 import signal
 
+import jax
 import numpy as np
 import pytest
 import tiny
@@ -297,6 +298,33 @@ def test_a_full_disk_during_a_checkpoint_is_one_clear_line(tmp_path, monkeypatch
     with Checkpoints(tmp_path, {"vocab": 3}) as again:
         number, _, record = again.restore(tree)
     assert (number, record["note"]) == (1, "kept")
+
+
+def test_a_disk_that_fills_while_writing_in_the_background_is_one_clear_line(tmp_path, monkeypatch):
+    tree = {"w": np.zeros((3, 2), np.float32)}
+
+    def full(*args, **kwargs):
+        raise ValueError("INTERNAL: No space left on device (os error 28)")
+
+    with pytest.raises(LabError, match="disk is full"), Checkpoints(tmp_path, {}, background=True) as checkpoints:
+        monkeypatch.setattr(checkpoints._manager, "wait_until_finished", full)
+        checkpoints.save(1, tree, {})
+        checkpoints.wait()
+
+
+def test_a_checkpoint_in_the_background_holds_the_state_at_its_call(tmp_path):
+    """The arrays it was given are consumed by the next step while it is being written."""
+    advance = jax.jit(lambda t: jax.tree.map(lambda x: x * 2 + 1, t), donate_argnums=0)
+    tree = {f"w{i}": jax.numpy.arange(1_000_000.0) + i for i in range(4)}
+    expected = jax.tree.map(np.array, tree)
+    with Checkpoints(tmp_path, {}, background=True) as checkpoints:
+        checkpoints.save(1, tree, {})
+        for _ in range(5):
+            tree = advance(tree)
+    with Checkpoints(tmp_path, {}) as again:
+        _, found, _ = again.restore(expected)
+    for name, array in expected.items():
+        np.testing.assert_array_equal(found[name], array)
 
 
 def test_one_pack_is_trained_by_one_process(root, data):
