@@ -21,6 +21,8 @@ from jax.sharding import Mesh
 
 from lab import optim, step
 from lab.config import OptimConfig, fingerprint
+from lab.evaluate.languages import WINDOWS_PER_DEVICE
+from lab.evaluate.perplexity import plain, sliding
 from lab.memory import compiled, device_memory, is_out_of_memory
 from lab.pack import PackPlan, Shape
 from lab.records import read_json, write_json
@@ -28,7 +30,6 @@ from lab.sharding import put_batches
 
 MEASURE_S = 1.0  # of dispatches after the first
 DISPATCHES = 3  # at least
-EVALUATION_WINDOWS = 32  # a device, in a batch
 MEMORY_SHARE = 0.9  # the rest is for evaluation, batches on their way, and fragments
 GAIN = 1.1  # a pack twice as large must be faster by this factor
 
@@ -41,7 +42,8 @@ class Speed:
       slots: runs side by side.
       steps_per_dispatch: updates of each run in one call.
       dispatch_s: median seconds of a dispatch.
-      evaluated_per_s: tokens a second through the forward pass of evaluation, on the whole mesh.
+      evaluated_per_s: tokens a second through the forward pass of evaluation (each token of a stream passes once for
+        the plain loss and several times for the sliding perplexity), on the whole mesh.
       compile_s: seconds to compile training and evaluation, as it was when this was measured.
       peak_bytes: on each device.
     """
@@ -98,28 +100,36 @@ def _measure(program: step.Program, shape: Shape, slots: int, steps_per_dispatch
         state, metrics = executable(state, batches, hyper)
         jax.block_until_ready(metrics)
 
-    dispatch_s = _median_seconds(dispatch)
-    windows = rng.integers(3, model.vocab, (mesh.shape["run"], EVALUATION_WINDOWS, model.context), np.int32)
+    dispatch_s, _ = _median_seconds(dispatch)
     params = jax.tree.map(lambda leaf: leaf[: mesh.shape["run"]], state.params)
+    passed = evaluation_s = 0.0  # for each token of a stream
+    started, measured_s = time.monotonic(), 0.0
+    for protocol in (plain(model.context), sliding(model.context)):
+        size = (mesh.shape["run"], WINDOWS_PER_DEVICE, protocol.window)
+        windows = rng.integers(3, model.vocab, size, np.int32)
 
-    def evaluate() -> None:
-        jax.block_until_ready(step.eval_nats(program, params, windows, windows))
+        def evaluate(windows: np.ndarray = windows, scored: int = protocol.stride) -> None:
+            jax.block_until_ready(step.eval_nats(program, params, windows, windows[..., -scored:]))
 
-    started = time.monotonic()
-    evaluate()
-    compile_s = need.compile_s + time.monotonic() - started
-    evaluated_per_s = windows.size / _median_seconds(evaluate)
+        seconds, spent = _median_seconds(evaluate)
+        passes = protocol.window / protocol.stride
+        passed += passes
+        evaluation_s += passes * seconds / windows.size
+        measured_s += spent
+    compile_s = need.compile_s + time.monotonic() - started - measured_s
+    evaluated_per_s = passed / evaluation_s
     return Speed(slots, steps_per_dispatch, dispatch_s, evaluated_per_s, compile_s, need.peak)
 
 
-def _median_seconds(call: Callable[[], None]) -> float:
+def _median_seconds(call: Callable[[], None]) -> tuple[float, float]:
+    """Median seconds of a call after the first, and the seconds of all but the first."""
     call()
     seconds: list[float] = []
     while len(seconds) < DISPATCHES or sum(seconds) < MEASURE_S:
         started = time.monotonic()
         call()
         seconds.append(time.monotonic() - started)
-    return statistics.median(seconds)
+    return statistics.median(seconds), sum(seconds)
 
 
 def pack_size(
