@@ -22,6 +22,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from lab import distributed
 from lab.config import RunConfig, canonical_json, from_json, to_json
 from lab.errors import LabError
 
@@ -99,6 +100,8 @@ class LineLog:
         return None
 
     def append(self, *lines: Mapping[str, Any]) -> None:
+        if not distributed.leads():
+            return
         with one_line_io_errors(self.path), self.path.open("a") as f:
             f.write("".join(json.dumps(line) + "\n" for line in lines))
 
@@ -136,7 +139,9 @@ def write_json(path: Path, value: dict[str, Any]) -> None:
 
 
 def atomic_write(path: Path, text: str) -> None:
-    """Writes beside `path` and renames: a reader sees the old text or the new, never a part."""
+    """Writes beside `path` and renames: a reader sees the old text or the new, never a part. Only the leader writes."""
+    if not distributed.leads():
+        return
     with one_line_io_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         fd, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
@@ -183,15 +188,21 @@ def locked(directory: Path, wait: bool = False) -> Iterator[None]:
     Raises:
       Held: when another process holds it and this one is not to wait.
     """
-    with one_line_io_errors(directory):
-        directory.mkdir(parents=True, exist_ok=True)
-        f = (directory / ".lock").open("a")
-    with f:
-        try:
-            fcntl.flock(f, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except BlockingIOError:
-            raise Held(f"{directory} is being written by another process.", "Wait for it, or stop it first.") from None
-        yield
+    file = directory / ".lock"
+    while True:
+        with one_line_io_errors(directory):
+            directory.mkdir(parents=True, exist_ok=True)
+            f = file.open("a")
+        with f:
+            try:
+                fcntl.flock(f, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            except BlockingIOError:
+                mend = "Wait for it, or stop it first."
+                raise Held(f"{directory} is being written by another process.", mend) from None
+            if file.exists() and file.stat().st_ino == os.fstat(f.fileno()).st_ino:
+                yield
+                return
+            # Else the directory was removed, and perhaps made again, before it was held.
 
 
 @functools.cache

@@ -83,7 +83,8 @@ def batch_sharding(mesh: Mesh, leading: int = 0) -> NamedSharding:
 
 def put_batches(mesh: Mesh, batches_KxRxBxT1: np.ndarray) -> jax.Array:
     """Moves the host's batches to the devices that will use them; returns at once (the copy is asynchronous)."""
-    return jax.device_put(batches_KxRxBxT1, batch_sharding(mesh, leading=1))
+    sharding = batch_sharding(mesh, leading=1)
+    return jax.make_array_from_process_local_data(sharding, batches_KxRxBxT1, batches_KxRxBxT1.shape)
 
 
 def over_runs(mesh: Mesh, one_run: Callable[..., Any], in_axes: Sequence[int], out_axes: Any) -> Callable[..., Any]:

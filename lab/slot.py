@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from lab import lineage, optim, step
+from lab import distributed, lineage, optim, step
 from lab.config import RunConfig
 from lab.data.stream import chain
 from lab.evaluate.languages import evaluate
@@ -114,7 +114,7 @@ class ActiveRun:
         """
         started = time.monotonic()
         over = self.diverged is not None or mark.step == self.run.steps
-        if over and (known := self.files.result()) is not None:
+        if over and (known := distributed.from_leader(self.files.result)) is not None:
             evaluations = known["evaluations"]  # it ended before a kill, and was trained again from a checkpoint
         else:
             known = None
@@ -123,7 +123,7 @@ class ActiveRun:
                 evaluate(program, params, self.run, self.data, self.steps_done) if mark.evaluate or over else []
             )
         if self.diverged is None:
-            best_before = self.best()
+            best_before = distributed.from_leader(self.best)
             curve = ("language", "loss", "bits_per_byte", "ppl")
             position = {"step": self.steps_done, "tokens": self._tokens(self.steps_done)}
             self.files.evaluations.append(*({**position, **{k: e[k] for k in curve}} for e in evaluations))
@@ -155,7 +155,7 @@ class ActiveRun:
         return min(losses, key=lambda s: sum(losses[s]) / len(losses[s]), default=None)
 
     def _keep(self, mark: Mark, single: step.TrainState, best_before: int | None) -> None:
-        best = self.best()
+        best = distributed.from_leader(self.best)
         wanted = {m.step for m in self.placement.marks if m.keep} | {self.run.steps, best}
         with lineage.kept(self.files, self.run.model, self.data.layout.hash) as checkpoints:
             if mark.step in wanted:

@@ -14,7 +14,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from lab import optim, step
+from lab import distributed, optim, step
 from lab.checkpoint import Checkpoints
 from lab.config import RunConfig, canonical
 from lab.errors import LabError
@@ -72,6 +72,8 @@ class Trainer:
         self.execution = execution
         self.observer = observer
         model = runs[0].model
+        if plan.slots > 1 and not distributed.alone():
+            raise LabError("Several processes train one run together, not a pack of runs.", "Start each run by itself.")
         shared = execution.data * execution.fsdp
         if runs[0].batch % shared:
             raise LabError(f"A batch of {runs[0].batch} sequences cannot be cut over {shared} devices.")
@@ -116,8 +118,10 @@ class Trainer:
                 in_flight = _InFlight(list(self.slots), marks, metrics)
                 dispatch += 1
                 pausing = [s for s in self.slots if s is not None and self._pauses(s, dispatch)]
-                stop = stop_requested()  # asked once: a request that comes later is saved for one dispatch later
-                save = stop or time.monotonic() - saved_at > self.execution.checkpoint_every_s
+                due = time.monotonic() - saved_at > self.execution.checkpoint_every_s
+                # Asked once: a request that comes later is saved for one dispatch later.
+                stop, due = distributed.any_of(stop_requested(), due)
+                save = stop or due
                 if pausing or save:
                     self._log(in_flight)
                     in_flight = None
@@ -180,7 +184,7 @@ class Trainer:
         return batches_KxRxBxT1
 
     def _log(self, in_flight: _InFlight) -> None:
-        host = jax.device_get(in_flight.metrics)
+        host = jax.device_get(jax.tree.map(distributed.whole, in_flight.metrics))
         for slot, (active, mark) in enumerate(zip(in_flight.slots, in_flight.marks, strict=True)):
             if active is not None and mark is not None:
                 active.log(step.Metrics(*(field[:, slot] for field in host)), mark.step)
@@ -249,7 +253,8 @@ def train(runs: Sequence[RunConfig], execution: Execution, observer: Observer, p
       LabError: when another process trains the same pack.
     """
     plan = plan or plan_pack(runs, execution.slots, STEPS_PER_DISPATCH)
-    with locked(pack_dir(execution.root, plan)):
+    with contextlib.ExitStack() as held:
+        distributed.from_leader(lambda: held.enter_context(locked(pack_dir(execution.root, plan))))
         store_plan(execution.root, plan)
         Trainer(plan, runs, execution, observer).train()
 

@@ -1,10 +1,9 @@
-"""Runs a study on this machine: what is missing is trained, pack by pack; then its table and report are made."""
+"""Runs a study: what is missing is trained, pack by pack, here or by Slurm; then its table and report are made."""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
-import functools
 import hashlib
 import time
 from collections import Counter
@@ -15,63 +14,102 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.live import Live
 
-from lab.records import Held, read_json, write_json
+from lab.records import locked, read_json, write_json
 from sweeps.collect import collect
 from sweeps.exclusion import parse
 from sweeps.failures import attempt
-from sweeps.status import study_status
+from sweeps.queue import Pack, Planner, enqueue, spread, work
+from sweeps.slurm import SlurmJob, submit
+from sweeps.status import StudyReader, study_status
 from sweeps.status_table import reasons, status_table
 from sweeps.study import Arm, Scale, Study
 
 if TYPE_CHECKING:
     from lab.config import RunConfig
-    from lab.pack import PackPlan
 
 # Exit codes of `lab sweep run`.
-DIVERGED, FAILED = 3, 4
+DIVERGED, FAILED, STOPPED = 3, 4, 143
 
 
 def prepared_arms(study: Study[Any], scale: Scale, root: Path) -> tuple[Arm, ...]:
     """The study's arms at `scale`, its text prepared first where that is still to do."""
     from lab.data.prepare import prepare
 
-    return study.checked_arms(prepare(scale.data.corpora, scale.data.vocab, scale.data.joint, root), scale)
+    with locked(root / "data", wait=True):
+        prepared = prepare(scale.data.corpora, scale.data.vocab, scale.data.joint, root)
+    return study.checked_arms(prepared, scale)
 
 
-def run_study(study: Study[Any], scale: Scale, root: Path) -> int:
+def run_study(study: Study[Any], scale: Scale, root: Path, packs: int | None = None) -> int:
     """Trains the runs of a study that are not over, collects its table and draws its report.
 
+    Any number of processes may do so at once, on any machines that share `root`; each run is trained by one of them.
     A pack that fails says why in its folder, and the others are trained all the same.
 
-    Returns the exit code: 0, 143 where it was asked to stop and saved, 3 where runs diverged, 4 where runs failed.
+    Args:
+      study: what to train.
+      scale: one of its scales.
+      root: folder of all results.
+      packs: leave after so many packs; whoever finishes the last one makes the table.
+
+    Returns:
+      The exit code: 0, 143 where it was asked to stop and saved, 3 where runs diverged, 4 where runs failed.
     """
     started = time.monotonic()
     console = Console()
     label = study.label(scale)
     console.print(f"[bold]{label}[/bold]: {study.question}")
     arms = prepared_arms(study, scale, root)
-    runs = study_status(arms, root)
-    pending = [arm for arm, status in zip(arms, runs, strict=True) if not status.over]
+    pending = sum(not status.over for status in study_status(arms, root))
     if pending:
-        console.print(f"{len(pending)} of {len(arms)} runs to train. Stop with Ctrl-C; run again to go on.")
-        if not train_pending(label, arms, pending, root, console):
+        console.print(f"{pending} of {len(arms)} runs to train. Stop with Ctrl-C; run again to go on.")
+        if not train_pending(label, arms, root, console, packs):
             console.print("Stopped; everything is saved. Run the same command again to go on.")
-            return 143
+            return STOPPED
     else:
         console.print(f"All {len(arms)} runs are done.")
     ended = study_status(arms, root)
     states = Counter(s.state for s in ended)
-    if states["done"] or states["diverged"]:
-        collected = collect(label, arms, root, parse(study.exclude))
-        console.print(f"Table: {collected.path} ({collected.rows} rows)")
-        for line in collected.damaged:
-            console.print(f"Left out: {line}", style="red", markup=False)
-        if not states["failed"]:
-            report(study.name, collected.path, root / label, console)
+    over = states["done"] + states["diverged"]
+    if packs is not None and over + states["failed"] < len(arms):
+        console.print(f"{len(arms) - over - states['failed']} runs are left to other processes.")
+    elif over:
+        with locked(root / label, wait=True):
+            collected = collect(label, arms, root, parse(study.exclude))
+            console.print(f"Table: {collected.path} ({collected.rows} rows)")
+            for line in collected.damaged:
+                console.print(f"Left out: {line}", style="red", markup=False)
+            if not states["failed"]:
+                report(study.name, collected.path, root / label, console)
     for paragraph in reasons(ended):
         console.print(paragraph)
     console.print(f"Took {time.monotonic() - started:.0f} s.")
     return FAILED if states["failed"] else DIVERGED if states["diverged"] else 0
+
+
+def submit_study(
+    study: Study[Any], scale: Scale, root: Path, job: SlurmJob, arguments: Sequence[str], cpus: int
+) -> int:
+    """Queues the packs of a study that are not over, and submits Slurm tasks that train them; returns the exit code.
+
+    Args:
+      study: what to train.
+      scale: one of its scales.
+      root: folder of all results, on a file system that the nodes share.
+      job: what to ask of Slurm.
+      arguments: the command line of each task, after `lab`.
+      cpus: CPU cores of each task; on CPUs, runs trained side by side.
+
+    Raises:
+      LabError: where there is no Slurm, or it refuses the job.
+    """
+    arms = prepared_arms(study, scale, root)
+    runs = {arm.run.run_id: arm.run for arm in arms}
+    packs = enqueue(runs, root, planner(arms, cpus, job.tasks), store=not job.dry_run)
+    if not packs:
+        return run_study(study, scale, root)
+    Console().print(submit(study.label(scale), arguments, root, job, cpus, len(packs)), markup=False, soft_wrap=True)
+    return 0
 
 
 def report(study: str, table: Path, folder: Path, console: Console) -> None:
@@ -89,50 +127,50 @@ def report(study: str, table: Path, folder: Path, console: Console) -> None:
     console.print(read_json(drawn)["summary"], markup=False, soft_wrap=True)
 
 
-def train_pending(study: str, arms: Sequence[Arm], pending: Sequence[Arm], root: Path, console: Console) -> bool:
-    """Trains every pending run; returns whether it got to the end (False: asked to stop)."""
+def planner(arms: Sequence[Arm], slots: int, parts: int = 1) -> Planner:
+    """Plans packs of a study's runs: one for each shape, or more where `parts` asks for so many in all."""
+    from lab.pack import group_by_shape, marks_of, plan_pack
+    from lab.train import STEPS_PER_DISPATCH
+
+    marks = marks_of([arm.run for arm in arms])
+
+    def plan(runs: Sequence[RunConfig]) -> list[Pack]:
+        groups = spread(group_by_shape(runs), parts)
+        return [Pack(plan_pack(group, slots, STEPS_PER_DISPATCH, marks), tuple(group)) for group in groups]
+
+    return plan
+
+
+def train_pending(label: str, arms: Sequence[Arm], root: Path, console: Console, most: int | None) -> bool:
+    """Trains runs until none is left that no other process trains; returns False where it was asked to stop."""
     import jax
 
-    from lab.pack import group_by_shape, plan_pack
-    from lab.train import (
-        STEPS_PER_DISPATCH,
-        Execution,
-        Stopped,
-        enable_compilation_cache,
-        pack_dir,
-        train,
-        unfinished_plans,
-    )
+    from lab.train import Execution, Stopped, Trainer, enable_compilation_cache, pack_dir
 
     enable_compilation_cache(root)
     execution = Execution(root, slots=len(jax.devices()))
-    by_id = {arm.run.run_id: arm.run for arm in arms}
-    todo = {arm.run.run_id: arm.run for arm in pending}
-    packs: list[tuple[PackPlan, list[RunConfig]]] = []
-    for plan in unfinished_plans(root):
-        members = [p.run_id for p in plan.placements]
-        if any(m in todo for m in members) and all(m in by_id for m in members):
-            packs.append((plan, [by_id[m] for m in members]))
-            for member in members:
-                todo.pop(member, None)
-    groups = group_by_shape(list(todo.values()))
-    for group in groups:
-        packs.append((plan_pack(group, execution.slots, STEPS_PER_DISPATCH), group))
-    idle = sum(plan.idle_share * plan.dispatches for plan, _ in packs) / sum(plan.dispatches for plan, _ in packs)
-    console.print(f"{len(packs)} programs on {len(jax.devices())} devices; slots stand idle {idle:.0%} of the time.")
-    watch = _Watch(study, arms, root, console)
+    runs = {arm.run.run_id: arm.run for arm in arms}
+    plan = planner(arms, execution.slots)
+    plans = [pack.plan for pack in enqueue(runs, root, plan, keep=most is not None)]
+    idle = sum(p.idle_share * p.dispatches for p in plans) / max(1, sum(p.dispatches for p in plans))
+    console.print(f"{len(plans)} packs on {len(jax.devices())} devices; slots stand idle {idle:.0%} of the time.")
+    watch = _Watch(label, arms, root, console)
+
+    def train_one(pack: Pack) -> bool:
+        def train() -> None:
+            watch.refresh()
+            Trainer(pack.plan, pack.runs, execution, watch).train()
+
+        failure = attempt(pack_dir(root, pack.plan), train, passing=(Stopped,))
+        if failure is not None:
+            console.print(f"A pack of {len(pack.runs)} runs failed: {failure.reason}", style="red", markup=False)
+        return failure is None
+
     with Live(watch, console=console, refresh_per_second=1) if console.is_terminal else contextlib.nullcontext():
-        for plan, members_ in packs:
-            try:
-                failure = attempt(
-                    pack_dir(root, plan),
-                    functools.partial(train, members_, execution, watch, plan),
-                    passing=(Stopped, Held),
-                )
-            except Stopped:
-                return False
-            if failure is not None:
-                console.print(f"A pack of {len(members_)} runs failed: {failure.reason}", style="red", markup=False)
+        try:
+            work(runs, root, plan, train_one, console.print, most)
+        except Stopped:
+            return False
     return True
 
 
@@ -142,10 +180,15 @@ class _Watch:
     def __init__(self, study: str, arms: Sequence[Arm], root: Path, console: Console):
         self.study = study
         self.console = console
-        self.runs = {s.run_id: s for s in study_status(arms, root)}
+        self.reader = StudyReader(arms, root)
+        self.refresh()
         self.cost = {arm.run.run_id: _cost(arm) for arm in arms}
         self.started = time.monotonic()
         self.share_before = self._share()
+
+    def refresh(self) -> None:
+        """Reads from the files how far other processes are."""
+        self.runs = {s.run_id: s for s in self.reader.read()}
 
     def _share(self) -> float:
         done = sum(self.cost[s.run_id] * (1.0 if s.over else s.step / s.steps) for s in self.runs.values())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 from pathlib import Path
+from typing import Literal
 
 import tyro
 
@@ -12,6 +13,7 @@ from lab.commands.sweep_collect import Collect, Merge
 from lab.commands.sweep_options import ROOT
 from lab.commands.sweep_plan import Plan
 from lab.commands.sweep_status import Retry, Status
+from sweeps.slurm import SlurmJob
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,6 +47,11 @@ class Run:
     """Folder for everything the laboratory writes."""
     devices: int = max(1, min(2, os.cpu_count() or 1))
     """On a CPU, runs trained side by side, one a core. Accelerators are found by themselves."""
+    on: Literal["local", "slurm"] = "local"
+    """Train in this process, or submit an array of Slurm tasks that take a pack of runs each."""
+    packs: int | None = None
+    """Leave after so many packs: for one of several jobs that work on the study together."""
+    slurm: tyro.conf.OmitArgPrefixes[SlurmJob] = dataclasses.field(default_factory=SlurmJob)
 
     def run(self) -> int:
         from sweeps.study import find_study
@@ -54,9 +61,17 @@ class Run:
         from lab.devices import prepare_process
 
         prepare_process(host_devices=self.devices)
-        from sweeps.launch import run_study
+        from sweeps.launch import run_study, submit_study
 
-        return run_study(study, scale, self.root)
+        if self.on == "slurm":
+            return submit_study(study, scale, self.root, self.slurm, self._task_arguments(scale.name), self.devices)
+        return run_study(study, scale, self.root, self.packs)
+
+    def _task_arguments(self, scale: str) -> list[str]:
+        """This command as a task of a cluster runs it, wherever that starts."""
+        study = str(Path(self.study).resolve()) if self.study.endswith(".py") else self.study
+        root = str(self.root.resolve())
+        return ["sweep", "run", study, f"--scale={scale}", f"--root={root}", f"--devices={self.devices}", "--packs=1"]
 
 
 COMMANDS: dict[str, type] = {

@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from lab import distributed
 from lab.config import RunConfig
 from lab.data.evalset import EvalSet
 from lab.evaluate.perplexity import Protocol, Score, plain, score, sliding, target_nats
@@ -77,7 +78,7 @@ def score_stream(program: Program, params_R: Any, stream: np.ndarray, evalset: E
 
     def nats(tokens_BxW: np.ndarray, targets_BxS: np.ndarray) -> jax.Array:
         tokens_RxBxW, targets_RxBxS = (a.reshape(copies, -1, a.shape[1]) for a in (tokens_BxW, targets_BxS))
-        return eval_nats(program, params_R, tokens_RxBxW, targets_RxBxS)
+        return distributed.whole(eval_nats(program, params_R, tokens_RxBxW, targets_RxBxS))
 
     nats_n = target_nats(nats, stream, protocol, WINDOWS_PER_DEVICE * copies)
     document_n = np.searchsorted(evalset.offsets, np.arange(1, len(stream)), side="right") - 1
