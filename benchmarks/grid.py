@@ -189,10 +189,10 @@ def main() -> None:
     print(f"CPU-time ratio   {ratios([c.cpu_s for c in theirs], [c.cpu_s for c in ours])}")
     for shape in grid["shapes"]:
         both = {side: [row for row in rows if row["shape"] == shape] for side, rows in losses.items()}
-        found = [
-            f"{side} {statistics.mean(r['loss'] for r in rows):.3f} nats, ppl {statistics.mean(r['ppl'] for r in rows):.1f}"
-            for side, rows in both.items()
-        ]
+        means = {
+            side: [statistics.mean(row[k] for row in rows) for k in ("loss", "ppl")] for side, rows in both.items()
+        }
+        found = [f"{side} {loss:.3f} nats, perplexity {ppl:.1f}" for side, (loss, ppl) in means.items()]
         print(f"{shape}, means over its runs: {'; '.join(found)}")
 
 
