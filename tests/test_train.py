@@ -8,6 +8,9 @@ import math
 import os
 import shutil
 import signal
+import subprocess
+import sys
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -15,7 +18,7 @@ import pytest
 import tiny
 
 from lab.checkpoint import Checkpoints
-from lab.config import OptimConfig, Parent, Stage
+from lab.config import OptimConfig, Parent, Stage, to_json
 from lab.errors import LabError
 from lab.pack import marks_of, plan_pack
 from lab.records import RunDir, locked
@@ -216,6 +219,21 @@ def test_sigterm_saves_and_the_resumed_run_is_bit_identical(root, data, solo, st
     assert result["run"]["examples_hash"] == solo["run"]["examples_hash"]
     assert measured(result) == measured(solo)
     assert result["run"]["curve_loss"] == solo["run"]["curve_loss"]
+
+
+def test_a_run_stopped_on_eight_devices_goes_on_on_one(root, data, tmp_path):
+    run = tiny.run(data, ("aa", "bb"), batch=8)
+    (root / "run.json").write_text(json.dumps(to_json(run)))
+    script = Path(__file__).parent / "stopped_on_eight.py"
+    stopped = subprocess.run([sys.executable, script, str(root)], capture_output=True, text=True, timeout=300)
+    assert stopped.stdout.strip() == "stopped", stopped.stderr
+    assert RunDir(root, run.run_id).metrics.last()["step"] < 40
+    resumed = go([run], root)[0]
+    shutil.rmtree(root / "runs")
+    shutil.rmtree(root / "packs")
+    whole = go([run], root)[0]
+    assert resumed["run"]["examples_hash"] == whole["run"]["examples_hash"]
+    assert np.allclose([m[1] for m in measured(resumed)], [m[1] for m in measured(whole)], rtol=1e-5)
 
 
 def test_a_crash_loses_nothing_but_the_steps_since_the_checkpoint(root, data):
