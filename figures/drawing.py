@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-import hashlib
-import json
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -14,23 +10,10 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator
 
 from analysis.panels import CATEGORIES as COLOURS
+from figures.provenance import FORMATS, Provenance
+from lab.records import one_line_io_errors
 
 __all__ = ["COLOURS", "Provenance", "axes", "count", "save", "token_axis"]
-
-
-@dataclasses.dataclass(frozen=True)
-class Provenance:
-    """Where a figure comes from: the table it was drawn from, the function that drew it, the runs it shows."""
-
-    table: str
-    table_sha256: str
-    function: str
-    runs: tuple[str, ...]
-
-    @classmethod
-    def of(cls, table: Path, function: str, runs: Iterable[str]) -> Provenance:
-        digest = hashlib.sha256(table.read_bytes()).hexdigest()
-        return cls(table.name, digest, function, tuple(sorted(set(runs))))
 
 
 def axes(rows: int = 1, columns: int = 1, size: tuple[float, float] = (6.2, 4.0), **kwargs: Any) -> tuple[Figure, Any]:
@@ -56,9 +39,10 @@ def count(value: float) -> str:
 
 
 def save(figure: Figure, stem: Path, provenance: Provenance) -> Path:
-    """Writes `stem`.png and `stem`.svg, each with its provenance inside; returns the PNG."""
-    stem.parent.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(dataclasses.asdict(provenance))
-    figure.savefig(stem.with_suffix(".png"), metadata={"Description": text, "Software": "scaling-lab"})
-    figure.savefig(stem.with_suffix(".svg"), metadata={"Description": text, "Date": None})
+    """Writes `stem`.png, .svg and .pdf, each with its provenance inside; returns the PNG."""
+    with one_line_io_errors(stem):
+        stem.parent.mkdir(parents=True, exist_ok=True)
+        for ending in FORMATS:
+            figure.savefig(stem.with_suffix(ending), metadata=provenance.metadata(ending))
+    provenance.write_runs(stem)
     return stem.with_suffix(".png")
