@@ -87,11 +87,27 @@ def enqueue(
             if stays and ours:
                 packs.append(Pack(plan, tuple(runs[m] for m in members)))
         # Read after the plans: what was over by then is in no plan, and what was not is in one that was seen.
-        todo = [run for name, run in runs.items() if name not in placed and not RunDir(root, name).result_file.exists()]
+        todo = [run for name, run in wanted(runs, root).items() if name not in placed]
         fresh = list(planner(todo)) if todo else []
         if store:
             _store(root, fresh)
         return packs + fresh
+
+
+def wanted(runs: Mapping[str, RunConfig], root: Path) -> dict[str, RunConfig]:
+    """The runs that are still to train: those without a result, and those that did not keep what one of them needs."""
+    from lab.lineage import has_kept
+
+    todo = {name for name in runs if not RunDir(root, name).result_file.exists()}
+    ahead = list(todo)
+    while ahead:
+        parent = runs[ahead.pop()].parent
+        if parent is None or parent.run_id not in runs or parent.run_id in todo:
+            continue
+        if not has_kept(root, parent.run_id, parent.step, parent.carry):
+            todo.add(parent.run_id)
+            ahead.append(parent.run_id)
+    return {name: run for name, run in runs.items() if name in todo}
 
 
 def work(
@@ -231,11 +247,14 @@ def _begun(folder: Path) -> bool:
 
 
 def _can_start(pack: Pack, root: Path) -> bool:
-    """Whether the runs that a pack starts from are far enough, or over."""
+    """Whether the runs that a pack starts from have kept what it needs, or never will."""
     from lab.lineage import has_kept
 
     own = {run.run_id for run in pack.runs}
     parents = {run.parent for run in pack.runs if run.parent and run.parent.run_id not in own}
-    return all(
-        has_kept(root, p.run_id, p.step, p.carry) or RunDir(root, p.run_id).result_file.exists() for p in parents
-    )
+    return all(has_kept(root, p.run_id, p.step, p.carry) or _diverged(root, p.run_id) for p in parents)
+
+
+def _diverged(root: Path, run_id: str) -> bool:
+    result = RunDir(root, run_id).result()
+    return result is not None and result["run"]["status"] == "diverged"

@@ -52,10 +52,19 @@ class DataSpec:
 
 @dataclasses.dataclass(frozen=True)
 class Arm:
-    """One run of a study, under the name by which people speak of it; seeds of one arm share the name."""
+    """One run of a study, under the name by which people speak of it; seeds of one arm share the name.
+
+    Attributes:
+      name: of the arm.
+      run: what is trained.
+      order: arms of a lower order are trained first, so that a study can stop between two orders with whole results.
+      evaluations: how often the run is evaluated, evenly spread, the last time at its end.
+    """
 
     name: str
     run: RunConfig
+    order: int = 0
+    evaluations: int = 1
 
 
 @dataclasses.dataclass(frozen=True)
