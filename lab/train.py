@@ -230,13 +230,18 @@ def store_plan(root: Path, plan: PackPlan) -> None:
 
 
 def unfinished_plans(root: Path) -> list[PackPlan]:
-    """Stored plans whose packs were begun and not finished, oldest first."""
-    folders = [p.parent for p in (root / "packs").glob("*/plan.json") if not (p.parent / "finished").exists()]
-    plans = []
-    for folder in sorted(folders, key=lambda p: ((p / "plan.json").stat().st_mtime, p.name)):
-        form = read_json(folder / "plan.json")["plan"]
-        plans.append(read_plan(form))
-    return plans
+    """Stored plans whose packs are not finished, oldest first."""
+    found = []
+    for file in (root / "packs").glob("*/plan.json"):
+        if (file.parent / "finished").exists():
+            continue
+        try:
+            found.append((file.stat().st_mtime_ns, file.parent.name, read_json(file)["plan"]))
+        except (FileNotFoundError, LabError):
+            if file.exists():
+                raise
+            # Else another process has taken it away meanwhile.
+    return [read_plan(form) for *_, form in sorted(found, key=lambda f: f[:2])]
 
 
 def train(runs: Sequence[RunConfig], execution: Execution, observer: Observer, plan: PackPlan | None = None) -> None:
