@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from lab.config import RunConfig
 from lab.errors import LabError
-from lab.evaluate.perplexity import Protocol, plain, sliding
+from lab.evaluate.perplexity import plain, sliding, window_starts
 from lab.flops import count, flops_per_token
 from lab.pack import PackPlan, Shape, group_by_shape, plan_pack, shape_of
 from sweeps.study import Arm
@@ -102,19 +101,13 @@ def flops_spent(run: RunConfig) -> float:
     return float(flops_per_token(run.model).exact * spent_tokens(run))
 
 
-def window_tokens(n_tokens: int, protocol: Protocol) -> int:
-    """Tokens through the model to score a stream of `n_tokens`."""
-    windows = math.ceil((n_tokens - 1 - (protocol.window - protocol.stride)) / protocol.stride)
-    return max(0, windows) * protocol.window
-
-
 def evaluated_tokens(run: RunConfig, sizes: Mapping[str, int]) -> int:
-    """Tokens of one evaluation of a run, given the evaluation tokens of each store."""
-    context = run.model.context
+    """Tokens through the model in one evaluation of a run, given the evaluation tokens of each store."""
+    whole = plain(run.model.context)
     return sum(
-        window_tokens(sizes[c.source.store], protocol)
+        len(window_starts(sizes[c.source.store] - 1, protocol, besides)) * whole.window
         for c in run.mixture.components
-        for protocol in (plain(context), sliding(context))
+        for protocol, besides in ((whole, None), (sliding(whole.window), whole))
     )
 
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lab.evaluate.perplexity import Protocol, plain, score, sliding, target_nats
+from lab.evaluate.perplexity import Protocol, plain, score, sliding, target_nats, window_starts
 
 
 def last_token_nats(tokens, targets):
@@ -38,6 +38,23 @@ def test_plain_loss_scores_every_target_once():
     nats = target_nats(last_token_nats, stream, plain(8), batch=3)
     assert not np.isnan(nats).any()
     assert np.floor(nats).astype(int).tolist() == stream[1:].tolist()
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(2, 200), st.integers(1, 12), st.integers(1, 5))
+def test_windows_of_the_plain_loss_are_not_computed_again(length, window, batch):
+    stream = np.random.default_rng(length).integers(0, 50, length).astype(np.int32)
+    calls = 0
+
+    def counted(tokens, targets):
+        nonlocal calls
+        calls += 1
+        return last_token_nats(tokens, targets)
+
+    whole = target_nats(last_token_nats, stream, plain(window), batch)
+    again = target_nats(counted, stream, sliding(window), batch, whole)
+    np.testing.assert_array_equal(again, target_nats(last_token_nats, stream, sliding(window), batch))
+    assert calls == math.ceil(len(window_starts(length - 1, sliding(window), plain(window))) / batch)
 
 
 def test_paper_proportions():

@@ -18,7 +18,7 @@ from lab.calibrate import Speed
 from lab.cli import main
 from lab.config import Stage
 from lab.errors import LabError
-from lab.evaluate.perplexity import Protocol, target_nats
+from lab.evaluate.perplexity import plain, sliding, target_nats
 from lab.flops import flops_per_token
 from lab.pack import Shape, shape_of
 from lab.presets import preset
@@ -64,17 +64,19 @@ def test_a_query_on_what_is_known_only_after_training_is_refused(data):
         plan.select(rows, "arm == 'b'")
 
 
-@given(st.integers(1, 500), st.integers(1, 40), st.integers(1, 40))
-def test_evaluation_is_counted_as_it_is_done(n, window, stride):
-    protocol = Protocol(max(window, stride), stride)
+@given(st.integers(2, 500))
+def test_evaluation_is_counted_as_it_is_done(data, n):
+    run = tiny.run(data)
     calls = []
 
     def nats(tokens, targets):
         calls.append(tokens.shape)
-        return np.ones(tokens.shape)
+        return np.ones(targets.shape)
 
-    target_nats(nats, np.ones(n, int), protocol, batch=1)
-    assert plan.window_tokens(n, protocol) == sum(w for _, w in calls)
+    whole = target_nats(nats, np.ones(n, int), plain(tiny.CONTEXT), batch=1)
+    target_nats(nats, np.ones(n, int), sliding(tiny.CONTEXT), batch=1, whole_n=whole)
+    sizes = {c.source.store: n for c in run.mixture.components}
+    assert plan.evaluated_tokens(run, sizes) == sum(w for _, w in calls)
 
 
 def slow(shape: Shape, plan_of, runs: int) -> tuple[int, Speed]:
@@ -89,8 +91,8 @@ def test_a_program_costs_its_dispatches_its_evaluations_and_its_compilation(data
     # 80 steps are 10 dispatches; 40 and 33 steps, 5 each, fill the other slot.
     assert (first.runs, first.plan.dispatches, first.plan.idle_share) == (3, 10, 0.0)
     assert first.tokens == (80 + 40 + 33) * tiny.BATCH * tiny.CONTEXT
-    # 160 targets: 10 windows of 16, and (160 - 12) / 4 of 16 again.
-    assert first.evaluated == 3 * (160 + 37 * 16)
+    # 160 targets: 10 windows of 16; of the (160 - 12) / 4 sliding ones those 10 are known.
+    assert first.evaluated == 3 * (160 + 27 * 16)
     assert first.seconds == pytest.approx(10 * 0.5 + first.evaluated / 1000 + 3)
     assert first.flops_exact == first.tokens * flops_per_token(runs[0].model).exact
     assert first.peak_bytes == 77
@@ -351,7 +353,7 @@ def test_a_plan_for_another_device_prints_its_assumption(study, capsys):
     assert main(["sweep", "plan", *study(*KNOWN), "--device", "h100", "--devices", "4", "--utilisation", "0.3"]) == 0
     text = " ".join(capsys.readouterr().out.split())
     assert "ASSUMED: 4 x h100 at 30% of the peak" in text
-    assert "of 80 GB; activations are known only where the program is compiled" in text
+    assert "of 80 GB; activations are known only where the programs are compiled" in text
 
 
 def test_bad_options_of_plan_are_one_line(study, capsys):

@@ -10,7 +10,7 @@ import numpy as np
 from lab import distributed
 from lab.config import RunConfig
 from lab.data.evalset import EvalSet
-from lab.evaluate.perplexity import Protocol, Score, plain, score, sliding, target_nats
+from lab.evaluate.perplexity import Score, plain, score, sliding, target_nats
 from lab.rundata import RunData
 from lab.sharding import state_shardings
 from lab.step import Program, eval_nats
@@ -35,6 +35,11 @@ def evaluate(program: Program, params_1: Any, run: RunConfig, data: RunData, ste
         if copies > 1:
             params_R = jax.tree.map(lambda x: np.broadcast_to(x, (copies, *x.shape[1:])), params_1)
         params_R = jax.device_put(params_R, state_shardings(program.mesh, params_R))  # once, not with every call
+
+    def nats(tokens_BxW: np.ndarray, targets_BxS: np.ndarray) -> jax.Array:
+        tokens_RxBxW, targets_RxBxS = (a.reshape(copies, -1, a.shape[1]) for a in (tokens_BxW, targets_BxS))
+        return distributed.whole(eval_nats(program, params_R, tokens_RxBxW, targets_RxBxS))
+
     entries = []
     for component in run.mixture.components:
         language = component.language
@@ -55,7 +60,9 @@ def evaluate(program: Program, params_1: Any, run: RunConfig, data: RunData, ste
         }
         if params_R is not None:
             stream = evalset.mapped(data.layout.table(language))
-            whole = score_stream(program, params_R, stream, evalset, plain(run.model.context))
+            batch = WINDOWS_PER_DEVICE * copies
+            whole_n = target_nats(nats, stream, plain(run.model.context), batch)
+            whole = _score(evalset, whole_n)
             entry |= {
                 "eval_tokens": whole.tokens,
                 "eval_bytes": whole.bytes,
@@ -63,7 +70,7 @@ def evaluate(program: Program, params_1: Any, run: RunConfig, data: RunData, ste
                 "bits_per_byte": whole.bits_per_byte,
                 "document_nats": list(whole.document_nats),
                 "document_tokens": list(whole.document_tokens),
-                "ppl": score_stream(program, params_R, stream, evalset, window).ppl,
+                "ppl": _score(evalset, target_nats(nats, stream, window, batch, whole_n)).ppl,
             }
         entries.append(entry)
     return entries
@@ -72,14 +79,6 @@ def evaluate(program: Program, params_1: Any, run: RunConfig, data: RunData, ste
 _MEASURED = ("eval_tokens", "eval_bytes", "loss", "bits_per_byte", "document_nats", "document_tokens", "ppl")
 
 
-def score_stream(program: Program, params_R: Any, stream: np.ndarray, evalset: EvalSet, protocol: Protocol) -> Score:
-    """Scores `stream`, the evaluation set in one language's ids, under the parameters that every device group holds."""
-    copies = program.mesh.shape["run"]
-
-    def nats(tokens_BxW: np.ndarray, targets_BxS: np.ndarray) -> jax.Array:
-        tokens_RxBxW, targets_RxBxS = (a.reshape(copies, -1, a.shape[1]) for a in (tokens_BxW, targets_BxS))
-        return distributed.whole(eval_nats(program, params_R, tokens_RxBxW, targets_RxBxS))
-
-    nats_n = target_nats(nats, stream, protocol, WINDOWS_PER_DEVICE * copies)
-    document_n = np.searchsorted(evalset.offsets, np.arange(1, len(stream)), side="right") - 1
+def _score(evalset: EvalSet, nats_n: np.ndarray) -> Score:
+    document_n = np.searchsorted(evalset.offsets, np.arange(1, len(nats_n) + 1), side="right") - 1
     return score(nats_n, evalset.bytes[1:], document_n, evalset.n_documents)

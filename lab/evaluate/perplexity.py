@@ -73,27 +73,43 @@ class Score:
         return self.nats / (math.log(2) * self.bytes)
 
 
-def target_nats(nats_fn: NatsFn, stream: Array, protocol: Protocol, batch: int) -> Array:
+def window_starts(n_targets: int, protocol: Protocol, besides: Protocol | None = None) -> Array:
+    """Where the windows start that score `n_targets` targets; those that `besides` has as well are left out."""
+    window, stride = protocol.window, protocol.stride
+    starts = np.arange(max(0, math.ceil((n_targets - (window - stride)) / stride))) * stride
+    return starts if besides is None else starts[starts % besides.stride > 0]
+
+
+def target_nats(nats_fn: NatsFn, stream: Array, protocol: Protocol, batch: int, whole_n: Array | None = None) -> Array:
     """Nats of every target of `stream` ([n + 1] ids; target i is stream[i + 1]); NaN where it is not scored.
 
     `nats_fn` is always called with `batch` windows and their scored targets, the last call filled up with padding.
     All calls are made before the first result is read, so that a device may work through them without a pause.
+
+    Args:
+      whole_n: what this function returned for `plain(protocol.window)`; its windows are not computed a second time.
     """
     window, stride = protocol.window, protocol.stride
     n_targets = len(stream) - 1
-    n_windows = max(0, math.ceil((n_targets - (window - stride)) / stride))
-    padded = np.full(n_windows * stride + window + 1, PAD, dtype=np.int32)
-    padded[: min(len(padded), len(stream))] = stream[: len(padded)]
-    views = np.lib.stride_tricks.sliding_window_view(padded, window + 1)[::stride][:n_windows]
+    starts = window_starts(n_targets, protocol, None if whole_n is None else plain(window))
+    padded = np.full(n_targets + 2 * window, PAD, np.int32)
+    padded[: len(stream)] = stream
+    views = np.lib.stride_tricks.sliding_window_view(padded, window + 1)
     parts = []
-    for first in range(0, n_windows, batch):
-        chunk = views[first : first + batch]
+    for first in range(0, len(starts), batch):
         full = np.full((batch, window + 1), PAD, np.int32)
-        full[: len(chunk)] = chunk
+        chunk = starts[first : first + batch]
+        full[: len(chunk)] = views[chunk]
         parts.append(nats_fn(full[:, :-1], full[:, -stride:]))
-    scored = np.concatenate([np.asarray(part).reshape(-1) for part in parts]) if parts else np.empty(0)
-    nats_n = np.full(n_targets, np.nan)
-    nats_n[window - stride :] = scored[: max(0, n_targets - (window - stride))]
+    nats_n = np.full(n_targets + window, np.nan)  # the last window may reach past the end
+    if whole_n is not None:
+        shared = window_starts(n_targets, protocol)
+        shared = shared[shared % window == 0, None] + np.arange(window - stride, window)
+        nats_n[shared] = np.append(whole_n, np.full(window, np.nan))[shared]
+    if parts:
+        scored = np.concatenate([np.asarray(part).reshape(-1, stride) for part in parts])[: len(starts)]
+        nats_n[starts[:, None] + np.arange(window - stride, window)] = scored
+    nats_n = nats_n[:n_targets]
     nats_n[np.asarray(stream[1:]) == PAD] = np.nan
     return nats_n
 
