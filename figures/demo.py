@@ -9,18 +9,21 @@ import numpy as np
 from matplotlib.ticker import LogLocator, NullLocator
 
 from figures.demo_findings import LANGUAGES, Demo, Findings, analyse, read
+from figures.demo_numbers import numbers
 from figures.demo_report import summary, write_report
 from figures.drawing import COLOURS, axes, count, save, token_axis
+from figures.numbers import write_numbers
 
 
 def draw(table: Path, folder: Path) -> str:
-    """Writes the figures and `report.html` into `folder`; returns a summary for the terminal."""
+    """Writes the figures, `numbers.json` and `report.html` into `folder`; returns a summary for the terminal."""
     demo = read(table)
     found = analyse(demo)
     pictures = {
         name: function(demo, found, folder / "figures" / name)
         for name, function in (("curves", curves), ("law", law), ("reading", reading), ("teff", teff))
     }
+    write_numbers(folder / "numbers.json", table, numbers(demo, found))
     report = write_report(demo, found, pictures, folder / "report.html")
     return "\n".join([*summary(found), f"Report: {report}"])
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Protocol, Union
 
 import tyro
 
-from lab.commands import data, figures, laws, sweep, train
+from lab.commands import data, figures, laws, sweep, trace, train
 from lab.errors import LabError
 
 DESCRIPTION = """A laboratory for multilingual scaling laws: how should compute be spent on a language with little data?
@@ -32,6 +32,7 @@ VERBS: Verbs = {
     "sweep": sweep.COMMANDS,
     **laws.COMMANDS,
     "figures": figures.Figures,
+    "trace": trace.Trace,
 }
 
 GROUPS = {
