@@ -8,7 +8,7 @@ from typing import Annotated, Any, Protocol, Union
 
 import tyro
 
-from lab.commands import data, figures, laws, sweep, trace, train
+from lab.commands import data, figures, laws, sweep, trace, train, tune
 from lab.errors import LabError
 
 DESCRIPTION = """A laboratory for multilingual scaling laws: how should compute be spent on a language with little data?
@@ -29,6 +29,7 @@ Verbs = Mapping[str, Any]
 VERBS: Verbs = {
     "data": data.COMMANDS,
     "train": train.Train,
+    "tune": tune.Tune,
     "sweep": sweep.COMMANDS,
     **laws.COMMANDS,
     "figures": figures.Figures,

@@ -2,11 +2,14 @@
 
 preset("nano-4", vocab=4096, context=256)                    # gpt2 family
 preset("nano-4", vocab=4096, context=256, family="llama")
+preset("nano-4x128", vocab=4096, context=256)                # 4 layers, width 128: for sweeps of width alone
 preset("languini-small", vocab=16_384, context=512)          # arXiv:2404.07982
 preset("cpt-1085", vocab=32_000, context=2048)               # arXiv:2407.02118, Table 4
 """
 
 from __future__ import annotations
+
+import re
 
 from lab.config import Family, ModelConfig
 from lab.errors import LabError
@@ -64,23 +67,29 @@ _CPT = {
 }
 
 NANO_LAYERS = range(1, 11)
+NANO_HEAD = 16
 
 
 def preset(name: str, vocab: int, context: int, family: Family | None = None) -> ModelConfig:
     """The shape called `name`, with this vocabulary and context.
 
     Args:
-      name: one of `names()`.
+      name: one of `names()`, or `nano-LxD`: L layers of width D, a multiple of 16.
       family: only `nano-*` shapes exist in both; by default the paper's own, and gpt2 for nano.
 
     Raises:
       LabError: if there is no such shape, or not in that family.
     """
     kind, _, size = name.rpartition("-")
+    if wide := re.fullmatch(r"nano-([1-9]\d*)x([1-9]\d*)", name):
+        layers, width = int(wide[1]), int(wide[2])
+        if width % NANO_HEAD:
+            raise LabError(f"The width of {name!r} must be a multiple of {NANO_HEAD}, the size of its heads.")
+        return _nano(layers, width, vocab, context, family or "gpt2")
     if name not in names():
         raise LabError(f"There is no model called {name!r}.", f"Known: {', '.join(names())}.")
     if kind == "nano":
-        return _nano(int(size), vocab, context, family or "gpt2")
+        return _nano(int(size), NANO_HEAD * int(size), vocab, context, family or "gpt2")
     home: Family = "gpt2" if kind == "languini" else "llama"
     if family not in (None, home):
         raise LabError(f"The shape {name!r} is of the {home} family, not {family}.")
@@ -96,8 +105,8 @@ def names() -> list[str]:
     return [f"nano-{n}" for n in NANO_LAYERS] + [f"languini-{n}" for n in _LANGUINI] + [f"cpt-{n}" for n in _CPT]
 
 
-def _nano(layers: int, vocab: int, context: int, family: Family) -> ModelConfig:
-    """d = 16 L with L heads of 16: about 3072 L^3 parameters in the layers, 3k (L = 1) to 3.1M (L = 10).
+def _nano(layers: int, width: int, vocab: int, context: int, family: Family) -> ModelConfig:
+    """On the ladder d = 16 L with L heads of 16: about 3072 L^3 parameters in the layers, 3k (L = 1) to 3.1M (L = 10).
 
     Heads of 32 train 6 % faster (L = 4 and 8, context 128, two CPU cores), but divide only every other width and leave
     the smallest shape a single head; heads of 16 give one rule for the whole ladder.
@@ -105,6 +114,5 @@ def _nano(layers: int, vocab: int, context: int, family: Family) -> ModelConfig:
     The feed-forward width is 4 d (gpt2), or 8/3 d rounded up to a multiple of 16 (llama), so that both families have
     about 12 d^2 parameters a layer.
     """
-    width = 16 * layers
     d_ff = 4 * width if family == "gpt2" else -(-8 * width // 48) * 16
-    return ModelConfig(family, width, layers, layers, 16, d_ff, vocab, context)
+    return ModelConfig(family, width, layers, width // NANO_HEAD, NANO_HEAD, d_ff, vocab, context)

@@ -14,6 +14,7 @@ from lab.errors import LabError
 if TYPE_CHECKING:
     from lab.config import MixtureConfig, RunConfig
     from lab.data.prepare import Prepared
+    from lab.recipes import Setup
 
 Vocabulary = Literal["disjoint", "merged", "joint"]
 
@@ -29,7 +30,7 @@ class Train:
     corpora: tyro.conf.Positional[tuple[str, ...]]
     """Corpora by name: embedded:en, text:FILE-or-FOLDER, tfds:NAME (see `lab data list`)."""
     model: str = "nano-4"
-    """Shape: nano-2 ... nano-10, languini-mini|small|medium, or cpt-49 ... cpt-5534."""
+    """Shape: nano-2 ... nano-10, nano-LxD (L layers, width D), languini-mini|small|medium, or cpt-49 ... cpt-5534."""
     tokens: str = "1M"
     """Training tokens, e.g. 300k, 1.2M, 2B."""
     shares: tuple[float, ...] = ()
@@ -42,8 +43,13 @@ class Train:
     """Clones of the first corpus: the same text in ids of their own."""
     context: int = 128
     """Tokens a sequence."""
-    batch: int = 8
-    """Sequences a step."""
+    batch: int | None = None
+    """Sequences a step; 8 by default, or what the recipe says."""
+    recipe: str | None = None
+    """Takes rate, schedule, decay and batch from a recipe: languini, cpt, bilingual, step-law, nano, or a rates.json
+    that `lab tune` wrote."""
+    extrapolate: bool = False
+    """Use the recipe outside the sizes and tokens it was fitted on."""
     lr: float = 4e-3
     """Peak learning rate."""
     schedule: Literal["cosine", "wsd", "constant"] = "cosine"
@@ -75,25 +81,45 @@ class Train:
 
     def config(self, prepared: Prepared) -> RunConfig:
         """The run that these arguments describe."""
-        from lab.config import OptimConfig, RunConfig
-        from lab.presets import preset
+        from lab.config import RunConfig
 
         mixture = self._mixture(prepared)
-        per_step = self.batch * self.context
-        steps = round(parse_count(self.tokens) / per_step)
-        if steps < 1:
-            raise LabError(f"{self.tokens} tokens are less than one step of {per_step}.", "Give more tokens.")
+        setup = self._setup(prepared.layout(mixture.layout).v_total)
+        for note in setup.notes:
+            print(note)
         return RunConfig(
-            model=preset(self.model, vocab=prepared.layout(mixture.layout).v_total, context=self.context),
-            optim=OptimConfig(
-                self.lr, self.schedule, warmup=self.warmup, weight_decay=self.weight_decay, clip=self.clip
-            ),
+            model=setup.model,
+            optim=setup.optim,
             mixture=mixture,
-            steps=steps,
-            batch=self.batch,
+            steps=setup.steps,
+            batch=setup.batch,
             seed_init=self.seed,
             seed_data=self.seed,
         )
+
+    def _setup(self, vocab: int) -> Setup:
+        """Shape, optimiser, batch and steps: from the recipe, or from the options that a recipe replaces."""
+        from lab.config import OptimConfig
+        from lab.presets import preset
+        from lab.recipes import plain, recipe
+
+        model = preset(self.model, vocab=vocab, context=self.context)
+        tokens = parse_count(self.tokens)
+        if self.recipe is None:
+            optim = OptimConfig(
+                self.lr, self.schedule, warmup=self.warmup, weight_decay=self.weight_decay, clip=self.clip
+            )
+            return plain(model, optim, tokens, 8 if self.batch is None else self.batch)
+        defaults = {f.name: f.default for f in dataclasses.fields(self)}
+        own = [
+            name
+            for name in ("lr", "schedule", "warmup", "weight_decay", "clip")
+            if getattr(self, name) != defaults[name]
+        ]
+        if own:
+            options = ", ".join(f"--{name.replace('_', '-')}" for name in own)
+            raise LabError(f"The recipe {self.recipe} sets {options} itself.", "Leave out one or the other.")
+        return recipe(self.recipe, self.extrapolate).setup(model, tokens, self.batch)
 
     def _train(self, config: RunConfig) -> int:
         from rich.console import Console
@@ -140,7 +166,7 @@ class Train:
     def _mixture(self, prepared: Prepared) -> MixtureConfig:
         from lab.config import Component, LanguageIds, LayoutConfig, MixtureConfig, Sharing, Stage
 
-        names = _language_names(self.corpora)
+        names = language_names(self.corpora)
         sharing: dict[Vocabulary, Sharing] = {"disjoint": "own", "merged": "pieces", "joint": "same"}
         entries, components = [], []
         for i, (corpus, name) in enumerate(zip(self.corpora, names, strict=True)):
@@ -154,7 +180,7 @@ class Train:
         return MixtureConfig(tuple(components), LayoutConfig(tuple(entries)), (Stage(1.0, shares),))
 
 
-def _language_names(corpora: tuple[str, ...]) -> list[str]:
+def language_names(corpora: tuple[str, ...]) -> list[str]:
     """A short, unique name of each corpus: its language where it has one, else the corpus's own name."""
     from lab.data.corpora import open_corpus
 
