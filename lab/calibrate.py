@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import statistics
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -41,7 +40,7 @@ class Speed:
     Attributes:
       slots: runs side by side.
       steps_per_dispatch: updates of each run in one call.
-      dispatch_s: median seconds of a dispatch.
+      dispatch_s: mean seconds of a dispatch.
       evaluated_per_s: tokens a second through the forward pass of evaluation (each token of a stream passes once for
         the plain loss and several times for the sliding perplexity), on the whole mesh.
       compile_s: seconds to compile training and evaluation, as it was when this was measured.
@@ -100,7 +99,7 @@ def _measure(program: step.Program, shape: Shape, slots: int, steps_per_dispatch
         state, metrics = executable(state, batches, hyper)
         jax.block_until_ready(metrics)
 
-    dispatch_s, _ = _median_seconds(dispatch)
+    dispatch_s, _ = _mean_seconds(dispatch)
     params = jax.tree.map(lambda leaf: leaf[: mesh.shape["run"]], state.params)
     passed = evaluation_s = 0.0  # for each token of a stream
     started, measured_s = time.monotonic(), 0.0
@@ -111,7 +110,7 @@ def _measure(program: step.Program, shape: Shape, slots: int, steps_per_dispatch
         def evaluate(windows: np.ndarray = windows, scored: int = protocol.stride) -> None:
             jax.block_until_ready(step.eval_nats(program, params, windows, windows[..., -scored:]))
 
-        seconds, spent = _median_seconds(evaluate)
+        seconds, spent = _mean_seconds(evaluate)
         passes = protocol.window / protocol.stride
         passed += passes
         evaluation_s += passes * seconds / windows.size
@@ -121,15 +120,15 @@ def _measure(program: step.Program, shape: Shape, slots: int, steps_per_dispatch
     return Speed(slots, steps_per_dispatch, dispatch_s, evaluated_per_s, compile_s, need.peak)
 
 
-def _median_seconds(call: Callable[[], None]) -> tuple[float, float]:
-    """Median seconds of a call after the first, and the seconds of all but the first."""
+def _mean_seconds(call: Callable[[], None]) -> tuple[float, float]:
+    """Mean seconds of a call, and the seconds of all of them; the first, which compiles, is not counted."""
     call()
     seconds: list[float] = []
     while len(seconds) < DISPATCHES or sum(seconds) < MEASURE_S:
         started = time.monotonic()
         call()
         seconds.append(time.monotonic() - started)
-    return statistics.median(seconds), sum(seconds)
+    return sum(seconds) / len(seconds), sum(seconds)
 
 
 def pack_size(

@@ -123,6 +123,7 @@ def topology(name: str) -> Sequence[jax.Device]:
 
     # libtpu would otherwise ask a metadata server, for minutes, which TPU this machine is.
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
+    os.environ.setdefault("TPU_LOG_DIR", "disabled")
     try:
         described = topologies.get_topology_desc(name, platform="tpu")
     except Exception as error:  # whatever libtpu or its absence raises

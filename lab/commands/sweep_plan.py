@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -116,8 +116,10 @@ class Plan(StudyOptions):
             return tuple(groups(runs, sizes, STEPS_PER_DISPATCH, _Calibration(self, runs, console)))
         if self.device not in DEVICES:
             raise LabError(f"Unknown device {self.device!r}.", f"Known: {', '.join(DEVICES)}.")
-        assumed = Assumed(DEVICES[self.device], self.devices or 1, self.utilisation)
-        return tuple(groups(runs, sizes, STEPS_PER_DISPATCH, assumed, self.slots))
+        device = DEVICES[self.device]
+        assumed = Assumed(device, self.devices or 1, self.utilisation)
+        found = groups(runs, sizes, STEPS_PER_DISPATCH, assumed, self.slots)
+        return tuple(compiled_for(found, device.topology, console) if device.topology else found)
 
     def _noise(self, label: str) -> tuple[Noise, str]:
         """The noise, and where it comes from."""
@@ -159,7 +161,7 @@ class Plan(StudyOptions):
         if self.device is None:
             from lab.result import device_name
 
-            return f"measured on {device_name()}"
+            return f"measured on {device_name()} and remembered; --recalibrate measures again"
         n = self.devices or 1
         return (
             f"ASSUMED: {n} x {self.device} at {self.utilisation:.0%} of the peak. Small models reach less; "
@@ -170,25 +172,24 @@ class Plan(StudyOptions):
         from lab.commands.sweep_plan_tables import size
         from sweeps.plan import DEVICES
 
-        largest = max(found, key=lambda g: g.state_bytes)
+        misfits = sum(g.peak_bytes is None for g in found)
+        fit = f"; {misfits} of {len(found)} programs do not fit" if misfits else ""
         if self.device is None:
             import jax
 
             from lab.calibrate import MEMORY_SHARE
             from lab.memory import device_memory
 
-            device = jax.devices()[0]
-            misfits = [g for g in found if g.peak_bytes is None]
-            text = f"{size(device_memory(device))} a device, of which a program may take {MEMORY_SHARE:.0%}"
-            return text + (f"; {len(misfits)} programs do not fit even alone" if misfits else "")
+            room = size(device_memory(jax.devices()[0]))
+            return f"{room} a device, of which a program may take {MEMORY_SHARE:.0%}{fit}"
         known = DEVICES[self.device]
-        state = (
+        if any(g.peak_bytes is not None or g.seconds is None for g in found):
+            return f"compiled for one {self.device} of {size(known.memory)}, one run a program{fit}"
+        largest = max(found, key=lambda g: g.state_bytes)
+        return (
             f"parameters, moments and gradients of the largest pack take {size(largest.state_bytes)} of "
-            f"{size(known.memory)}"
+            f"{size(known.memory)}; activations are known only where the programs are compiled"
         )
-        if known.topology is None:
-            return f"{state}; activations are known only where the program is compiled, on the device"
-        return f"{state}; {_compiled_for(largest, known.topology)}"
 
 
 def default_host_devices() -> int:
@@ -236,9 +237,8 @@ class _Calibration:
         return pack_size(shape, plan_of, mesh_of, self.execution.slots, runs, root, say, again)
 
 
-def _compiled_for(group: Group, slice_name: str) -> str:
-    """What the largest program takes of a TPU that is not here, or why that is not known."""
-    from lab.commands.sweep_plan_tables import size
+def compiled_for(found: Sequence[Group], slice_name: str, console: Console) -> Iterator[Group]:
+    """The programs with the memory that one run takes of a TPU that is not here; as they are where it is not known."""
     from lab.memory import footprint, is_out_of_memory, topology
     from lab.ops import compiling_for
     from lab.sharding import make_mesh
@@ -246,15 +246,22 @@ def _compiled_for(group: Group, slice_name: str) -> str:
 
     try:
         mesh = make_mesh(devices=topology(slice_name)[:1])
-        with compiling_for("tpu"):
-            need = footprint(Program(group.shape.model, mesh), 1, group.shape.batch, group.plan.steps_per_dispatch)
     except LabError as error:
-        return f"not compiled for it: {error}"
-    except Exception as error:
-        if not is_out_of_memory(error):
-            raise
-        return f"compiled for it, one run of the largest program does NOT fit: {str(error).splitlines()[0]}"
-    return f"compiled for it, one run of the largest program takes {size(need.peak)}"
+        console.print(f"Memory is not known: {error}", markup=False, soft_wrap=True)
+        yield from found
+        return
+    with console.status("Compiling ...") as status, compiling_for("tpu"):
+        for k, group in enumerate(found, start=1):
+            status.update(f"Compiling program {k} of {len(found)} for {slice_name}")
+            program = Program(group.shape.model, mesh)
+            try:
+                need = footprint(program, 1, group.shape.batch, group.plan.steps_per_dispatch)
+            except Exception as error:
+                if not is_out_of_memory(error):
+                    raise
+                yield dataclasses.replace(group, seconds=None)
+                continue
+            yield dataclasses.replace(group, peak_bytes=need.peak)
 
 
 def seeds_of(rows: pd.DataFrame) -> tuple[int, int]:

@@ -114,7 +114,7 @@ def show(plan: StudyPlan, console: Console) -> None:
 
 def _programs(plan: StudyPlan) -> Table:
     names = ("model", "N", "vocab", "batch", "runs", "pack", "idle", "tokens", "FLOPs", "memory", "time")
-    table = Table(*names, box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    table = Table(*names, box=SIMPLE_HEAD, padding=0)
     for column in table.columns:
         column.justify, column.no_wrap = "right", True
     for g in plan.groups:
