@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 # What a scale's name promises.
 SCALES = {
+    "embedded": "two CPU cores, minutes, on text that comes with the laboratory",
     "nano": "two CPU cores, minutes to hours",
     "gpu": "one large GPU, about an hour",
     "paper": "the paper's own sizes",
