@@ -29,7 +29,7 @@ NOVELS = ("text:en.txt.xz?split=blank2", "text:fr.txt.xz?split=blank2")
 LADDER = (0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 0.9, 1.0)
 SHARES = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5)
 # The stages of a schedule, as the second language's share in each; all of one length.
-SCHEDULES = ((0.0, 1.0), (0.1, 0.9))
+SCHEDULES: tuple[tuple[float, ...], ...] = ((0.0, 1.0), (0.1, 0.9))
 # The paper's rate at every size and budget, and its warm-up of 500 of 18,265 steps.
 PAPER_RATE = 7
 PAPER = dataclasses.replace(LANGUINI.optim, warmup=500 / 18_265)
