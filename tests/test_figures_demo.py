@@ -10,6 +10,7 @@ from test_records import row
 
 from figures.demo_findings import analyse, read
 from figures.studies import draw
+from figures.trace import printed, trace_figure, trace_number
 from lab.errors import LabError
 from lab.table import table_of, write_table
 
@@ -95,6 +96,13 @@ def test_the_report_is_whole(table, tmp_path):
         with Image.open(tmp_path / "figures" / f"{picture}.png") as image:
             assert "figures.demo." + picture in image.info["Description"]
             assert min(image.size) > 300
+    traced = {t.figure: t for t in trace_figure(tmp_path / "report.html", tmp_path, table)}
+    assert set(traced) == {"curves", "law", "reading", "teff"}
+    assert set(traced["law"].rows.arm) == {"English alone"}
+    alpha = re.search(r"exponent (0\.\d{3})", text)[1]
+    found = trace_number(printed(alpha), tmp_path)
+    assert "alpha of tied" in [n.what for n in found]
+    assert set(found[0].runs) == set(traced["law"].provenance.runs)
 
 
 def test_a_missing_ladder_is_named(table, tmp_path):
