@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import hashlib
-import itertools
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -130,17 +129,15 @@ def report(study: str, table: Path, folder: Path, console: Console) -> None:
 
 def planner(arms: Sequence[Arm], slots: int, parts: int = 1) -> Planner:
     """Plans packs of a study's runs: one for each order and shape, or more where `parts` asks for so many in all."""
-    from lab.pack import group_by_shape, marks_of, plan_pack
+    from lab.pack import plan_pack
     from lab.train import STEPS_PER_DISPATCH
+    from sweeps.plan import marks, programs
 
-    marks = marks_of([arm.run for arm in arms], {arm.run.run_id: arm.evaluations for arm in arms})
-    order = {arm.run.run_id: arm.order for arm in arms}
+    pauses = marks(arms)
 
     def plan(runs: Sequence[RunConfig]) -> list[Pack]:
-        ordered = sorted(runs, key=lambda run: order[run.run_id])
-        by_order = [list(members) for _, members in itertools.groupby(ordered, key=lambda run: order[run.run_id])]
-        groups = spread([group for members in by_order for group in group_by_shape(members)], parts)
-        return [Pack(plan_pack(group, slots, STEPS_PER_DISPATCH, marks), tuple(group)) for group in groups]
+        groups = spread(programs(arms, runs), parts)
+        return [Pack(plan_pack(group, slots, STEPS_PER_DISPATCH, pauses), tuple(group)) for group in groups]
 
     return plan
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -11,7 +12,7 @@ from lab.config import RunConfig
 from lab.errors import LabError
 from lab.evaluate.perplexity import plain, sliding, window_starts
 from lab.flops import count, flops_per_token
-from lab.pack import PackPlan, Shape, group_by_shape, plan_pack, shape_of
+from lab.pack import Mark, PackPlan, Shape, group_by_shape, marks_of, plan_pack, shape_of
 from sweeps.study import Arm
 
 if TYPE_CHECKING:
@@ -114,8 +115,22 @@ def evaluated_tokens(run: RunConfig, sizes: Mapping[str, int]) -> int:
 SpeedOf = Callable[[Shape, Callable[[int], PackPlan], int], "tuple[int, Speed | None]"]
 
 
+def programs(arms: Sequence[Arm], runs: Sequence[RunConfig]) -> list[list[RunConfig]]:
+    """Runs of a study that can train in one program, in the order in which they train: by their arms' order, then by
+    shape, parents first."""
+    order = {arm.run.run_id: arm.order for arm in arms}
+    ordered = sorted(runs, key=lambda run: order[run.run_id])
+    by_order = [list(members) for _, members in itertools.groupby(ordered, key=lambda run: order[run.run_id])]
+    return [group for members in by_order for group in group_by_shape(members)]
+
+
+def marks(arms: Sequence[Arm]) -> dict[str, tuple[Mark, ...]]:
+    """Where the runs of a study pause: for their children, and as often as their arms are evaluated."""
+    return marks_of([arm.run for arm in arms], {arm.run.run_id: arm.evaluations for arm in arms})
+
+
 def groups(
-    runs: Sequence[RunConfig],
+    arms: Sequence[Arm],
     sizes: Mapping[str, int],
     steps_per_dispatch: int,
     timing: SpeedOf | Assumed,
@@ -129,14 +144,15 @@ def groups(
       slots: runs side by side; by default chosen by `timing`, one a device where that is an assumption.
     """
     found = []
-    for members in group_by_shape(runs):
+    pauses, evaluations = marks(arms), {arm.run.run_id: arm.evaluations for arm in arms}
+    for members in programs(arms, [arm.run for arm in arms]):
         shape = shape_of(members[0])
         per_token = flops_per_token(shape.model)
-        evaluated = sum(evaluated_tokens(run, sizes) for run in members)
+        evaluated = sum(evaluations[run.run_id] * evaluated_tokens(run, sizes) for run in members)
         tokens = sum(map(spent_tokens, members))
 
         def plan_of(n: int, members: Sequence[RunConfig] = members) -> PackPlan:
-            return plan_pack(members, n, steps_per_dispatch)
+            return plan_pack(members, n, steps_per_dispatch, pauses)
 
         seconds: float | None
         peak: int | None = None

@@ -83,11 +83,26 @@ def slow(shape: Shape, plan_of, runs: int) -> tuple[int, Speed]:
     return 2, Speed(2, 8, dispatch_s=0.5, evaluated_per_s=1000.0, compile_s=3.0, peak_bytes=77)
 
 
+def arms_of(*runs, **changes) -> list[Arm]:
+    return [Arm("a", run, **changes) for run in runs]
+
+
+def test_every_evaluation_and_every_order_is_counted(data):
+    runs = [tiny.run(data, steps=33, seed_init=k) for k in range(2)]
+    sizes = {c.source.store: 161 for c in runs[0].mixture.components}
+    (once,) = groups(arms_of(*runs), sizes, 8, slow)
+    (often,) = groups(arms_of(*runs, evaluations=3), sizes, 8, slow)
+    assert often.evaluated == 3 * once.evaluated
+    assert (once.plan.dispatches, often.plan.dispatches) == (5, 6)  # a dispatch ends where a run is evaluated
+    first, second = groups([Arm("a", runs[0], order=1), Arm("b", runs[1])], sizes, 8, slow)
+    assert [g.plan.placements[0].run_id for g in (first, second)] == [runs[1].run_id, runs[0].run_id]
+
+
 def test_a_program_costs_its_dispatches_its_evaluations_and_its_compilation(data):
     runs = [tiny.run(data, steps=s, seed_init=k) for k, s in enumerate((80, 40, 33))]
     other = dataclasses.replace(runs[0], model=dataclasses.replace(runs[0].model, d_ff=64))
     sizes = {c.source.store: 161 for c in runs[0].mixture.components}
-    (first, second) = groups([*runs, other], sizes, 8, slow)
+    (first, second) = groups(arms_of(*runs, other), sizes, 8, slow)
     # 80 steps are 10 dispatches; 40 and 33 steps, 5 each, fill the other slot.
     assert (first.runs, first.plan.dispatches, first.plan.idle_share) == (3, 10, 0.0)
     assert first.tokens == (80 + 40 + 33) * tiny.BATCH * tiny.CONTEXT
@@ -104,7 +119,7 @@ def test_a_trunk_is_paid_for_once(data):
     longest = tiny.run(data, steps=100)
     family = designs.trunk_and_branches(longest, (50, 100))
     sizes = {c.source.store: 161 for c in longest.mixture.components}
-    (found,) = groups(family, sizes, 8, slow)
+    (found,) = groups(arms_of(*family), sizes, 8, slow)
     assert found.tokens == (80 + 10 + 20) * tiny.BATCH * tiny.CONTEXT
     rows = planned_rows([Arm("a", r) for r in family], data)
     assert rows.flops_spent.sum() == found.flops_exact < rows.flops_exact.sum()
@@ -114,7 +129,7 @@ def test_a_trunk_is_paid_for_once(data):
 def test_a_program_without_room_has_no_time(data):
     run = tiny.run(data)
     sizes = {c.source.store: 161 for c in run.mixture.components}
-    (found,) = groups([run], sizes, 8, lambda *_: (1, None))
+    (found,) = groups(arms_of(run), sizes, 8, lambda *_: (1, None))
     assert found.seconds is None and found.peak_bytes is None
 
 
@@ -123,10 +138,10 @@ def test_a_named_device_takes_time_by_its_assumed_utilisation(data):
     sizes = {c.source.store: 161 for c in run.mixture.components}
 
     def seconds(n: int, utilisation: float) -> float:
-        (found,) = groups([run], sizes, 8, Assumed(DEVICES["h100"], n, utilisation))
+        (found,) = groups(arms_of(run), sizes, 8, Assumed(DEVICES["h100"], n, utilisation))
         return found.seconds
 
-    work = run.tokens_seen + (160 + 37 * 16) / 3
+    work = run.tokens_seen + (160 + 27 * 16) / 3
     assert seconds(1, 0.5) == pytest.approx(work * flops_per_token(run.model).exact / (989e12 * 0.5))
     assert seconds(2, 0.25) == pytest.approx(seconds(1, 0.5))
 

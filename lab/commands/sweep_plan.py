@@ -111,14 +111,13 @@ class Plan(StudyOptions):
 
         stores = {c.source.store: c.source.corpus for arm in arms for c in arm.run.mixture.components}
         sizes = {store: evaluation_set(prepared.store(corpus)).n_tokens for store, corpus in stores.items()}
-        runs = [arm.run for arm in arms]
         if self.device is None:
-            return tuple(groups(runs, sizes, STEPS_PER_DISPATCH, _Calibration(self, runs, console)))
+            return tuple(groups(arms, sizes, STEPS_PER_DISPATCH, _Calibration(self, arms, console)))
         if self.device not in DEVICES:
             raise LabError(f"Unknown device {self.device!r}.", f"Known: {', '.join(DEVICES)}.")
         device = DEVICES[self.device]
         assumed = Assumed(device, self.devices or 1, self.utilisation)
-        found = groups(runs, sizes, STEPS_PER_DISPATCH, assumed, self.slots)
+        found = groups(arms, sizes, STEPS_PER_DISPATCH, assumed, self.slots)
         return tuple(compiled_for(found, device.topology, console) if device.topology else found)
 
     def _noise(self, label: str) -> tuple[Noise, str]:
@@ -200,17 +199,18 @@ def default_host_devices() -> int:
 class _Calibration:
     """Measures programs, the largest first, so that one that does not fit is known at once."""
 
-    def __init__(self, options: Plan, runs: Sequence[Any], console: Console):
+    def __init__(self, options: Plan, arms: Sequence[Arm], console: Console):
         import jax
 
-        from lab.pack import group_by_shape, plan_pack, shape_of
+        from lab.pack import plan_pack, shape_of
         from lab.train import STEPS_PER_DISPATCH, Execution, enable_compilation_cache
-        from sweeps.plan import flops_spent
+        from sweeps.plan import flops_spent, marks, programs
 
         enable_compilation_cache(options.root)
         self.options = options
         self.execution = Execution(options.root, slots=len(jax.devices()))
-        members = sorted(group_by_shape(runs), key=lambda g: -flops_spent(g[0]) / g[0].steps)
+        pauses = marks(arms)
+        members = sorted(programs(arms, [arm.run for arm in arms]), key=lambda g: -flops_spent(g[0]) / g[0].steps)
         with console.status("Measuring ...") as status:
             for k, group in enumerate(members, start=1):
 
@@ -218,7 +218,7 @@ class _Calibration:
                     status.update(f"Measuring the speed of program {k} of {len(members)}: {what}")
 
                 def plan_of(slots: int, group: Sequence[Any] = group) -> PackPlan:
-                    return plan_pack(group, slots, STEPS_PER_DISPATCH)
+                    return plan_pack(group, slots, STEPS_PER_DISPATCH, pauses)
 
                 self._measure(shape_of(group[0]), plan_of, len(group), say, options.recalibrate)
 

@@ -136,7 +136,8 @@ def _programs(plan: StudyPlan) -> Table:
 def _show_noise(plan: StudyPlan, say: Say) -> None:
     noise = plan.noise
     slopes = [f"{v}^{s.value:+.2f} (+- {s.se:.2f})" for v, s in (("N", noise.n), ("D", noise.d)) if s is not None]
-    changes = f", changing as {' '.join(slopes)}" if slopes else ""
+    middle = f" at N {amount(noise.centre[0])}, D {amount(noise.centre[1])}"
+    changes = f"{middle}, changing as {' '.join(slopes)}" if slopes else ""
     say(f"Noise of log loss from seed to seed: {noise.sigma:.2%}{changes}; {plan.noise_source}.")
     how = "paired by seed" if noise.paired is not None else "as if seeds were not paired"
     effects = ", ".join(f"{v:.2%} with {n}" for n, v in plan.detectable.items())
@@ -158,6 +159,7 @@ def _show_law(plan: LawPlan, console: Console, say: Say) -> None:
     for e in plan.report.errors:
         table.add_row(e.label, digits(e.value), digits(e.se), *([digits(half[e.label].se)] if half else []))
     console.print(table)
+    say("That is what this noise alone leaves open: what the law itself does not describe comes on top.")
     if half:
         arms = ", ".join(f"{n} of {arm}" for arm, n in plan.left_out.items())
         say(
