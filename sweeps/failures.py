@@ -19,7 +19,9 @@ from lab.records import one_line_io_errors, read_json, write_json
 
 LOG_LINES = 20
 
+# To the packs' logs only: on the terminal a failure is one line.
 _logger = logging.getLogger("lab.sweep")
+_logger.propagate = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,8 +72,9 @@ def attempt(pack: Path, work: Callable[[], None], passing: tuple[type[Exception]
         except passing:
             raise
         except Exception as error:
-            reason = str(error) if isinstance(error, LabError) else f"{type(error).__name__}: {error}"
-            _logger.exception("the pack failed")
+            mistake = isinstance(error, LabError)  # says itself what is wrong and where
+            reason = str(error) if mistake else f"{type(error).__name__}: {error}"
+            _logger.error("the pack failed: %s", reason, exc_info=not mistake)
         else:
             return None
     failure = Failure(
@@ -98,10 +101,12 @@ def _logged_to(file: Path) -> Iterator[None]:
     """Sends what any library logs to `file`, which is made when there is something to write."""
     handler = logging.FileHandler(file, delay=True)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    root = logging.getLogger()
-    root.addHandler(handler)
+    loggers = (logging.getLogger(), _logger)
+    for logger in loggers:
+        logger.addHandler(handler)
     try:
         yield
     finally:
-        root.removeHandler(handler)
+        for logger in loggers:
+            logger.removeHandler(handler)
         handler.close()

@@ -68,10 +68,12 @@ def reasons(runs: Sequence[RunStatus]) -> list[RenderableType]:
             packs.setdefault((run.pack, run.reason), []).append(run)
     for (pack, reason), members in list(packs.items())[:REASONS_SHOWN]:
         names = ", ".join(dict.fromkeys(m.arm for m in members))
-        shown.append(Text(f"{len(members)} runs failed ({names}): {reason}", style="red"))
-        if pack is not None:
-            shown.append(Text("\n".join(f"  {text}" for text in members[0].log[-LOG_LINES_SHOWN:]), style="dim"))
-            shown.append(Text(f"  Whole log: {pack}/log.txt"))
+        count = "1 run" if len(members) == 1 else f"{len(members)} runs"
+        shown.append(Text(f"{count} failed ({names}): {reason}", style="red"))
+        log = [line for line in members[0].log if reason is None or reason not in line][-LOG_LINES_SHOWN:]
+        if log:
+            shown.append(Text("\n".join(f"  {line}" for line in log), style="dim"))
+            shown.append(Text(f"  The whole log is {pack}/log.txt"))
     diverged = [r for r in runs if r.state == "diverged"]
     shown += [Text(f"{r.arm} ({r.run_id}): {r.reason}", style="yellow") for r in diverged[:REASONS_SHOWN]]
     hidden = max(0, len(packs) - REASONS_SHOWN) + max(0, len(diverged) - REASONS_SHOWN)
