@@ -66,14 +66,15 @@ class Assumed:
 
 @dataclasses.dataclass(frozen=True)
 class Group:
-    """The runs of one shape: one compiled program.
+    """Runs of one shape and order: one pack. Packs of one shape and as many slots share their compiled program.
 
     Attributes:
       shape, runs: what trains.
       plan: on which slots.
       evaluated: tokens through the forward pass of evaluation, all runs.
       tokens, flops_6nd, flops_exact: of training, a branch from where it leaves its trunk.
-      seconds: predicted for training and evaluation; None where the program does not fit.
+      seconds: predicted for training, evaluation and, with the first pack of a program, compilation; None where the
+        program does not fit.
       peak_bytes: on each device; None where it is not known.
     """
 
@@ -136,14 +137,14 @@ def groups(
     timing: SpeedOf | Assumed,
     slots: int | None = None,
 ) -> list[Group]:
-    """The study's programs in the order in which they train, each with its cost.
+    """The study's packs in the order in which they train, each with its cost.
 
     Args:
       sizes: evaluation tokens of each store.
       timing: measures (shape, plan on so many slots, number of runs) -> (slots, speed); or an assumption.
       slots: runs side by side; by default chosen by `timing`, one a device where that is an assumption.
     """
-    found = []
+    found: list[Group] = []
     pauses, evaluations = marks(arms), {arm.run.run_id: arm.evaluations for arm in arms}
     for members in programs(arms, [arm.run for arm in arms]):
         shape = shape_of(members[0])
@@ -167,7 +168,9 @@ def groups(
             seconds = None
             if speed is not None:
                 peak = speed.peak_bytes
-                seconds = plan.dispatches * speed.dispatch_s + evaluated / speed.evaluated_per_s + speed.compile_s
+                seconds = plan.dispatches * speed.dispatch_s + evaluated / speed.evaluated_per_s
+                if (shape, plan.slots) not in {(g.shape, g.plan.slots) for g in found}:
+                    seconds += speed.compile_s
         found.append(
             Group(
                 shape=shape,

@@ -96,6 +96,7 @@ def test_every_evaluation_and_every_order_is_counted(data):
     assert (once.plan.dispatches, often.plan.dispatches) == (5, 6)  # a dispatch ends where a run is evaluated
     first, second = groups([Arm("a", runs[0], order=1), Arm("b", runs[1])], sizes, 8, slow)
     assert [g.plan.placements[0].run_id for g in (first, second)] == [runs[1].run_id, runs[0].run_id]
+    assert first.seconds - second.seconds == pytest.approx(3.0)  # compiled once
 
 
 def test_a_program_costs_its_dispatches_its_evaluations_and_its_compilation(data):
@@ -350,7 +351,7 @@ def test_the_plan_of_a_study_is_printed_and_the_same_as_json(study, capsys):
     assert form["runs"] == 8 and form["seeds"] == [2, 2] and form["over"] == 0
     assert form["money"] == pytest.approx(form["seconds"])
     assert f"{form['money']:.2f} at the price given" in text
-    assert "8 runs in 1 compiled programs" in text and "assumed: no table of this study yet" in text
+    assert "8 runs in 1 packs, of 1 compiled programs" in text and "assumed: no table of this study yet" in text
     (law,) = form["laws"]
     assert law["verdict"] == "identified" and law["half_flops"] <= law["flops"] / 2
     assert "Half: " in text

@@ -56,6 +56,10 @@ class StudyPlan:
     def idle_share(self) -> float:
         return idle_share(self.groups)
 
+    @property
+    def programs(self) -> int:
+        return len({(g.shape, g.plan.slots) for g in self.groups})
+
     def sum(self, field: str) -> float:
         return sum(getattr(g, field) for g in self.groups)
 
@@ -83,6 +87,7 @@ def form(plan: StudyPlan) -> dict[str, Any]:
         **totals,
         "seconds": plan.seconds,
         "idle_share": plan.idle_share,
+        "programs": plan.programs,
         "groups": groups,
         "noise": dataclasses.asdict(plan.noise),
         "laws": laws,
@@ -97,7 +102,8 @@ def show(plan: StudyPlan, console: Console) -> None:
 
     console.print(f"[bold]{plan.study}[/bold]: {plan.question}", soft_wrap=True)
     over = f"; {plan.over} of them are over already" if plan.over else ""
-    say(f"{plan.runs} runs in {len(plan.groups)} compiled programs{over}.")
+    packs = len(plan.groups)
+    say(f"{plan.runs} runs in {packs} packs, of {plan.programs} compiled programs{over}.")
     console.print(_programs(plan))
     say(
         f"FLOPs of training: {plan.sum('flops_exact'):.3g} exactly, {plan.sum('flops_6nd'):.3g} by 6ND. "
