@@ -12,11 +12,11 @@ import dataclasses
 import getpass
 import hashlib
 import io
+import os
 import shlex
 import shutil
 import signal
 import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -144,12 +144,12 @@ class Task:
         if code in (0, DIVERGED):
             return
         if code == STOPPED:
-            signal.signal(signal.SIGTERM, signal.SIG_IGN)  # Slurm ends what it requeues
-            signal.signal(signal.SIGUSR2, requeue)
-            try:
+            # A task that was only told to stop still runs; one that was cancelled or preempted is Slurm's to end.
+            if _squeue(f"--jobs={os.environ['SLURM_JOB_ID']}", "--format=%T") == ["RUNNING"]:
+                signal.signal(signal.SIGTERM, signal.SIG_IGN)  # Slurm ends what it requeues
+                signal.signal(signal.SIGUSR2, requeue)
                 signal.raise_signal(signal.SIGUSR2)
-            except subprocess.CalledProcessError:
-                print("Slurm ends this task itself: it was cancelled, or is back in the queue.", file=sys.stderr)
+            print("Slurm ends this task: it was cancelled, or is back in the queue.", flush=True)
         raise SystemExit(code)
 
     def checkpoint(self) -> Any:

@@ -9,7 +9,7 @@ from lab.data.prepare import Prepared
 from sweeps.study import Arm, DataSpec, Scale, Study
 
 TEXT = f"text:{Path(__file__).parent / 'text.txt'}?split=line"
-STEPS = 600
+STEPS = 900
 
 
 def arms(prepared: Prepared, scale: Scale) -> tuple[Arm, ...]:
