@@ -163,7 +163,7 @@ class Plan(StudyOptions):
             return f"measured on {device_name()} and remembered; --recalibrate measures again"
         n = self.devices or 1
         return (
-            f"ASSUMED: {n} x {self.device} at {self.utilisation:.0%} of the peak, which small models come nowhere near; "
+            f"ASSUMED: {n} x {self.device} at {self.utilisation:.0%} of the peak, far more than small models reach; "
             "run this command on the device to measure"
         )
 
