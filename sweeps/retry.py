@@ -30,11 +30,12 @@ def retry(arms: Sequence[Arm], root: Path, arm: str | None = None, diverged: boo
     names = dict.fromkeys(a.name for a in arms)
     if arm is not None and arm not in names:
         raise LabError(f"The study has no arm {arm!r}.", f"It has: {', '.join(names)}.")
-    runs = {s.run_id: s for s in study_status(arms, root)}
-    wanted = {"failed", "diverged"} if diverged else {"failed"}
-    chosen = {s.run_id for s in runs.values() if s.state in wanted and arm in (None, s.arm)}
-    packs = [(path, members) for path, members in _packs(root) if not chosen.isdisjoint(members)]
     with contextlib.ExitStack() as held:
+        held.enter_context(locked(root / "queue", wait=True))  # no launcher makes or changes plans meanwhile
+        runs = {s.run_id: s for s in study_status(arms, root)}
+        wanted = {"failed", "diverged"} if diverged else {"failed"}
+        chosen = {s.run_id for s in runs.values() if s.state in wanted and arm in (None, s.arm)}
+        packs = [(path, members) for path, members in _packs(root) if not chosen.isdisjoint(members)]
         for path, _ in packs:
             held.enter_context(locked(path))
         for path, members in packs:

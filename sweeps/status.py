@@ -125,7 +125,7 @@ def begun_runs(root: Path) -> set[str]:
 def _folders(path: Path) -> set[str]:
     try:
         with os.scandir(path) as entries:
-            return {e.name for e in entries}
+            return {e.name for e in entries if e.is_dir()}
     except FileNotFoundError:
         return set()
 
