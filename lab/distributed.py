@@ -39,7 +39,7 @@ def join(coordinator: str | None = None, processes: int | None = None, process: 
       LabError: when they do not find each other, or arguments are missing.
     """
     global _process, _processes
-    if coordinator is None and not _in_srun():
+    if coordinator is None and expected() == 1:
         return 1
     if coordinator not in (None, "auto") and (processes is None or process is None):
         raise LabError("Processes that train together are numbered.", "Give --processes and --process, too.")
@@ -54,8 +54,11 @@ def join(coordinator: str | None = None, processes: int | None = None, process: 
     return _processes
 
 
-def _in_srun() -> bool:
-    return "SLURM_STEP_NODELIST" in os.environ and int(os.environ.get("SLURM_NTASKS", "1")) > 1
+def expected(processes: int | None = None) -> int:
+    """How many processes will train together: as given, or the tasks of this `srun`, or 1."""
+    if processes is None:
+        return int(os.environ.get("SLURM_NTASKS", "1")) if "SLURM_STEP_NODELIST" in os.environ else 1
+    return processes
 
 
 def alone() -> bool:

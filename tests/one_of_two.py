@@ -44,4 +44,14 @@ try:
     train([run], Execution(root, 1, 1e9, **mesh), Observer())
 except Stopped:
     stopped = True
-print(json.dumps({"processes": n, "process": jax.process_index(), "devices": jax.device_count(), "stopped": stopped}))
+print(
+    json.dumps(
+        {
+            "processes": n,
+            "process": jax.process_index(),
+            "devices": jax.device_count(),
+            "stopped": stopped,
+            "run": run.run_id,
+        }
+    )
+)

@@ -68,16 +68,49 @@ class Train:
     """Devices that share each batch and hold a part of the parameters each."""
     tensor: int = 1
     """Devices that share each matrix."""
+    coordinator: str | None = None
+    """Where several processes train the run together, which also share --root: HOST:PORT of the first, or `auto` for
+    what JAX finds by itself. The tasks of one `srun` need none of these."""
+    processes: int | None = None
+    """How many processes there are."""
+    process: int | None = None
+    """Which of them this is, from 0."""
     root: Path = Path("out")
     """Folder for everything the laboratory writes."""
 
     def run(self) -> int:
         if not self.corpora:
             raise LabError("Name at least one corpus to train on.", "For example: lab train embedded:en")
+        from lab import distributed
+
+        if self.coordinator or distributed.expected() > 1:
+            self._join()
         from lab.data.prepare import prepare
 
-        prepared = prepare(self.corpora, self.vocab, self.vocabulary == "joint", self.root)
+        prepared = distributed.leader_first(
+            lambda: prepare(self.corpora, self.vocab, self.vocabulary == "joint", self.root)
+        )
         return self._train(self.config(prepared))
+
+    def _join(self) -> None:
+        """Joins the processes that train the run together.
+
+        Raises:
+          LabError: when they do not find each other, or hold another number of devices than the options ask for.
+        """
+        from lab import distributed
+        from lab.devices import prepare_process
+
+        share = self.data * self.fsdp * self.tensor
+        prepare_process(host_devices=max(1, share // distributed.expected(self.processes)), collectives=True)
+        processes = distributed.join(self.coordinator, self.processes, self.process)
+        import jax
+
+        if share != jax.device_count():
+            raise LabError(
+                f"{processes} processes hold {jax.device_count()} devices together; the run is to use {share}.",
+                "Let --data times --fsdp times --tensor be their number.",
+            )
 
     def config(self, prepared: Prepared) -> RunConfig:
         """The run that these arguments describe."""
@@ -125,15 +158,18 @@ class Train:
         from rich.console import Console
         from rich.table import Table
 
+        from lab import distributed
         from lab.records import RunDir
 
-        console, root = Console(), self.root
-        result = RunDir(root, config.run_id).result()
+        console, root = Console(quiet=not distributed.leads()), self.root
+        files = RunDir(root, config.run_id)
+        result = distributed.from_leader(files.result)
         if result is None:
-            from lab.devices import prepare_process
+            if distributed.alone():
+                from lab.devices import prepare_process
 
-            share = self.data * self.fsdp * self.tensor
-            prepare_process(host_devices=share, collectives=share > 1)
+                share = self.data * self.fsdp * self.tensor
+                prepare_process(host_devices=share, collectives=share > 1)
             from lab.train import Execution, Stopped, enable_compilation_cache, train
 
             enable_compilation_cache(root)
@@ -145,7 +181,7 @@ class Train:
             except Stopped:
                 console.print("Stopped; everything is saved. Run the same command again to go on.")
                 return 143
-            result = RunDir(root, config.run_id).result()
+            result = distributed.from_leader(files.result)
             assert result is not None
         if result["run"]["status"] == "diverged":
             raise LabError(f"Run {config.run_id} {result['run']['exclusion']}.", "Lower --lr, or set --clip 1.")
