@@ -1,4 +1,4 @@
-"""What a pack takes of a device's memory, known before anything runs, and what to do when it was too much.
+"""What a pack takes of a device's memory, known before anything runs.
 
     program = Program(cfg, make_mesh())
     need    = footprint(program, slots=8, batch=32, steps_per_dispatch=8)     # compiles; makes no array
@@ -13,10 +13,9 @@ A TPU that is not here can be asked as well, where its compiler `libtpu` is inst
 from __future__ import annotations
 
 import dataclasses
-import gc
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -146,40 +145,3 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, jax.errors.JaxRuntimeError) and (
         "RESOURCE_EXHAUSTED" in str(error) or "out of memory" in str(error).lower()
     )
-
-
-def with_smaller_packs(slots: int, least: int, attempt: Callable[[int], None], say: Callable[[str], None]) -> int:
-    """Calls `attempt(slots)`, and again with half as many slots whenever the memory was not enough.
-
-    A pack that was begun is planned anew: its runs start again from their beginning, except those that were over.
-
-    Args:
-      slots: runs side by side in the first attempt.
-      least: fewer are not tried (the number of device groups: each trains a whole run).
-      attempt: trains with so many slots.
-      say: told in one line what happened.
-
-    Returns:
-      The number of slots that fitted.
-
-    Raises:
-      LabError: when `least` slots do not fit either.
-      Exception: whatever else `attempt` raises.
-    """
-    while True:
-        try:
-            attempt(slots)
-            return slots
-        except Exception as error:
-            if not is_out_of_memory(error):
-                raise
-            first_line = str(error).splitlines()[0][:200]
-        if slots <= least:
-            raise LabError(
-                f"The device's memory does not hold {slots} run{'s' if slots > 1 else ''}: {first_line}",
-                "Use a smaller model or batch, or share each run among devices (--fsdp, --data).",
-            )
-        gc.collect()  # the failed attempt's buffers hang in the reference cycles of its traceback
-        smaller = max(least, slots // 2)
-        say(f"{slots} runs side by side do not fit into the device's memory; going on with {smaller}.")
-        slots = smaller

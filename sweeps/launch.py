@@ -7,7 +7,7 @@ import dataclasses
 import hashlib
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +18,8 @@ from lab.records import locked, read_json, write_json
 from sweeps.collect import collect
 from sweeps.exclusion import parse
 from sweeps.failures import attempt
-from sweeps.queue import Pack, Planner, enqueue, spread, work
+from sweeps.queue import Pack, Planner, TooLarge, enqueue, spread, work
+from sweeps.slots import Slots
 from sweeps.slurm import SlurmJob, submit
 from sweeps.status import StudyReader, study_status
 from sweeps.status_table import reasons, status_table
@@ -26,6 +27,7 @@ from sweeps.study import Arm, Scale, Study
 
 if TYPE_CHECKING:
     from lab.config import RunConfig
+    from lab.trackers import TrackerName
 
 # Exit codes of `lab sweep run`.
 DIVERGED, FAILED, STOPPED = 3, 4, 143
@@ -40,7 +42,22 @@ def prepared_arms(study: Study[Any], scale: Scale, root: Path) -> tuple[Arm, ...
     return study.checked_arms(prepared, scale)
 
 
-def run_study(study: Study[Any], scale: Scale, root: Path, packs: int | None = None) -> int:
+@dataclasses.dataclass(frozen=True)
+class Launch:
+    """How one process takes part in the training of a study.
+
+    Attributes:
+      packs: leave after so many packs; whoever finishes the last one makes the table.
+      slots: runs side by side; chosen by `Slots` where None.
+      track: mirrors that are kept of the run directories.
+    """
+
+    packs: int | None = None
+    slots: int | None = None
+    track: tuple[TrackerName, ...] = ()
+
+
+def run_study(study: Study[Any], scale: Scale, root: Path, how: Launch = Launch()) -> int:
     """Trains the runs of a study that are not over, collects its table and draws its report.
 
     Any number of processes may do so at once, on any machines that share `root`; each run is trained by one of them.
@@ -50,7 +67,7 @@ def run_study(study: Study[Any], scale: Scale, root: Path, packs: int | None = N
       study: what to train.
       scale: one of its scales.
       root: folder of all results.
-      packs: leave after so many packs; whoever finishes the last one makes the table.
+      how: this process's part in it.
 
     Returns:
       The exit code: 0, 143 where it was asked to stop and saved, 3 where runs diverged, 4 where runs failed.
@@ -63,7 +80,7 @@ def run_study(study: Study[Any], scale: Scale, root: Path, packs: int | None = N
     pending = sum(not status.over for status in study_status(arms, root))
     if pending:
         console.print(f"{pending} of {len(arms)} runs to train. Stop with Ctrl-C; run again to go on.")
-        if not train_pending(label, arms, root, console, packs):
+        if not train_pending(label, arms, root, console, how):
             console.print("Stopped; everything is saved. Run the same command again to go on.")
             return STOPPED
     else:
@@ -71,7 +88,7 @@ def run_study(study: Study[Any], scale: Scale, root: Path, packs: int | None = N
     ended = study_status(arms, root)
     states = Counter(s.state for s in ended)
     over = states["done"] + states["diverged"]
-    if packs is not None and over + states["failed"] < len(arms):
+    if how.packs is not None and over + states["failed"] < len(arms):
         console.print(f"{len(arms) - over - states['failed']} runs are left to other processes.")
     elif over:
         with locked(root / label, wait=True):
@@ -105,7 +122,7 @@ def submit_study(
     """
     arms = prepared_arms(study, scale, root)
     runs = {arm.run.run_id: arm.run for arm in arms}
-    packs = enqueue(runs, root, planner(arms, cpus, job.tasks), store=not job.dry_run)
+    packs = enqueue(runs, root, planner(arms, lambda _: cpus, job.tasks), store=not job.dry_run)
     if not packs:
         return run_study(study, scale, root)
     Console().print(submit(study.label(scale), arguments, root, job, cpus, len(packs)), markup=False, soft_wrap=True)
@@ -127,8 +144,12 @@ def report(study: str, table: Path, folder: Path, console: Console) -> None:
     console.print(read_json(drawn)["summary"], markup=False, soft_wrap=True)
 
 
-def planner(arms: Sequence[Arm], slots: int, parts: int = 1) -> Planner:
-    """Plans packs of a study's runs: one for each order and shape, or more where `parts` asks for so many in all."""
+def planner(arms: Sequence[Arm], slots: Callable[[Sequence[RunConfig]], int], parts: int = 1) -> Planner:
+    """Plans packs of a study's runs: one for each order and shape, or more where `parts` asks for so many in all.
+
+    Args:
+      slots: runs side by side in a pack of these runs.
+    """
     from lab.pack import plan_pack
     from lab.train import STEPS_PER_DISPATCH
     from sweeps.plan import marks, programs
@@ -137,22 +158,27 @@ def planner(arms: Sequence[Arm], slots: int, parts: int = 1) -> Planner:
 
     def plan(runs: Sequence[RunConfig]) -> list[Pack]:
         groups = spread(programs(arms, runs), parts)
-        return [Pack(plan_pack(group, slots, STEPS_PER_DISPATCH, pauses), tuple(group)) for group in groups]
+        return [Pack(plan_pack(group, slots(group), STEPS_PER_DISPATCH, pauses), tuple(group)) for group in groups]
 
     return plan
 
 
-def train_pending(label: str, arms: Sequence[Arm], root: Path, console: Console, most: int | None) -> bool:
+def train_pending(label: str, arms: Sequence[Arm], root: Path, console: Console, how: Launch) -> bool:
     """Trains runs until none is left that no other process trains; returns False where it was asked to stop."""
     import jax
 
+    from lab.memory import is_out_of_memory
+    from lab.pack import shape_of
+    from lab.trackers import mirrored
     from lab.train import Execution, Stopped, Trainer, enable_compilation_cache, pack_dir
+    from sweeps.plan import marks
 
     enable_compilation_cache(root)
     execution = Execution(root, slots=len(jax.devices()))
     runs = {arm.run.run_id: arm.run for arm in arms}
-    plan = planner(arms, execution.slots)
-    plans = [pack.plan for pack in enqueue(runs, root, plan, keep=most is not None)]
+    slots = Slots(execution, how.slots, marks(arms), console.print)
+    plan = planner(arms, slots)
+    plans = [pack.plan for pack in enqueue(runs, root, plan, keep=how.packs is not None)]
     idle = sum(p.idle_share * p.dispatches for p in plans) / max(1, sum(p.dispatches for p in plans))
     console.print(f"{len(plans)} packs on {len(jax.devices())} devices; slots stand idle {idle:.0%} of the time.")
     watch = _Watch(label, arms, root, console)
@@ -160,16 +186,23 @@ def train_pending(label: str, arms: Sequence[Arm], root: Path, console: Console,
     def train_one(pack: Pack) -> bool:
         def train() -> None:
             watch.refresh()
-            Trainer(pack.plan, pack.runs, execution, watch).train()
+            try:
+                Trainer(pack.plan, pack.runs, execution, observer).train()
+            except Exception as error:
+                if not is_out_of_memory(error):
+                    raise
+                slots.halve(shape_of(pack.runs[0]), pack.plan.slots, error)
+                raise TooLarge from None  # with the failed attempt's buffers, which hang in the traceback
 
-        failure = attempt(pack_dir(root, pack.plan), train, passing=(Stopped,))
+        failure = attempt(pack_dir(root, pack.plan), train, passing=(Stopped, TooLarge))
         if failure is not None:
             console.print(f"A pack of {len(pack.runs)} runs failed: {failure.reason}", style="red", markup=False)
         return failure is None
 
-    with Live(watch, console=console, refresh_per_second=1) if console.is_terminal else contextlib.nullcontext():
+    live = Live(watch, console=console, refresh_per_second=1) if console.is_terminal else contextlib.nullcontext()
+    with mirrored(watch, root, how.track) as observer, live:
         try:
-            work(runs, root, plan, train_one, console.print, most)
+            work(runs, root, plan, train_one, console.print, how.packs)
         except Stopped:
             return False
     return True

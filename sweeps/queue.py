@@ -25,6 +25,10 @@ if TYPE_CHECKING:
 POLL_S = 2.0
 
 
+class TooLarge(Exception):
+    """A pack did not fit into memory: what is left of it is to be planned anew."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Pack:
     """A plan and its runs."""
@@ -127,7 +131,8 @@ def work(
       runs: the study's runs by id.
       root: folder of all results.
       planner: plans packs for some of the runs.
-      train: trains one pack, whose lock is held; returns whether it could. One that failed is not tried again.
+      train: trains one pack, whose lock is held; returns whether it could. One that failed is not tried again; one that
+        was `TooLarge` is planned anew.
       say: told why this process waits.
       most: leave after so many packs, and do not wait for packs that other processes train.
     """
@@ -142,8 +147,14 @@ def work(
             try:
                 with _claimed(pack, root) as there:
                     if there and _fits(pack, root, planner):
+                        try:
+                            done = train(pack)
+                        except TooLarge:
+                            left = wanted({run.run_id: run for run in pack.runs}, root)
+                            _replace(pack, planner(list(left.values())), root)
+                            break
                         tried += 1
-                        if not train(pack):
+                        if not done:
                             failed.add(pack.plan.pack_id)
                     break  # the queue may have changed since it was read
             except Held:
@@ -235,10 +246,16 @@ def _fits(pack: Pack, root: Path, planner: Planner) -> bool:
     better = planner(pack.runs)
     if [p.plan for p in better] == [pack.plan]:
         return True
-    with _planning(root):
-        _store(root, better)
-        (pack_dir(root, pack.plan) / "plan.json").unlink()
+    _replace(pack, better, root)
     return False
+
+
+def _replace(pack: Pack, by: Sequence[Pack], root: Path) -> None:
+    from lab.train import pack_dir
+
+    with _planning(root):
+        _store(root, by)
+        (pack_dir(root, pack.plan) / "plan.json").unlink()
 
 
 def _begun(folder: Path) -> bool:

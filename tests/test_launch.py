@@ -175,7 +175,7 @@ def test_a_pack_that_starts_from_another_comes_later(data, tmp_path):
     other = shaped(data, 32, steps=40)
     children = [shaped(data, 32, steps=40, seed_data=s, parent=Parent(parent.run_id, 24, "weights")) for s in (1, 2)]
     runs = {run.run_id: run for run in (*children, other, parent)}
-    planned = planner([Arm("a", run) for run in runs.values()], slots=2)
+    planned = planner([Arm("a", run) for run in runs.values()], slots=lambda _: 2)
     packs = enqueue(runs, tmp_path, planned)
     assert [sorted(members(p)) for p in packs] == [[other.run_id], [parent.run_id], sorted(c.run_id for c in children)]
     trained = Trained(tmp_path)

@@ -15,7 +15,7 @@ from lab import calibrate, ops
 from lab.calibrate import GAIN, Speed, doubled, measured, pack_size
 from lab.errors import LabError
 from lab.flops import count
-from lab.memory import device_memory, footprint, host_memory, is_out_of_memory, topology, with_smaller_packs
+from lab.memory import device_memory, footprint, host_memory, is_out_of_memory, topology
 from lab.pack import PackPlan, Placement, Shape
 from lab.presets import preset
 from lab.sharding import make_mesh
@@ -70,40 +70,6 @@ def test_without_the_tpu_compiler_a_slice_is_refused_with_the_reason():
 )
 def test_only_missing_memory_is_missing_memory(error, yes):
     assert is_out_of_memory(error) is yes
-
-
-class Trainer:
-    """Fits `room` runs side by side, and remembers what was asked."""
-
-    def __init__(self, room: int, error: Exception = EXHAUSTED):
-        self.room, self.error, self.asked, self.said = room, error, [], []
-
-    def __call__(self, slots: int) -> None:
-        self.asked.append(slots)
-        if slots > self.room:
-            raise self.error
-
-
-def test_a_pack_that_does_not_fit_is_halved_with_a_message():
-    trainer = Trainer(room=3)
-    assert with_smaller_packs(16, 1, trainer, trainer.said.append) == 2
-    assert trainer.asked == [16, 8, 4, 2]
-    assert trainer.said[0] == "16 runs side by side do not fit into the device's memory; going on with 8."
-    assert len(trainer.said) == 3
-
-
-def test_no_fewer_than_one_run_a_device_is_tried():
-    trainer = Trainer(room=3)
-    with pytest.raises(LabError, match=r"does not hold 4 runs: RESOURCE_EXHAUSTED.*--fsdp"):
-        with_smaller_packs(6, 4, trainer, trainer.said.append)
-    assert trainer.asked == [6, 4]
-
-
-def test_other_errors_are_not_swallowed():
-    trainer = Trainer(room=0, error=ValueError("shapes"))
-    with pytest.raises(ValueError, match="shapes"):
-        with_smaller_packs(4, 1, trainer, trainer.said.append)
-    assert trainer.asked == [4] and not trainer.said
 
 
 @given(
