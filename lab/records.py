@@ -17,10 +17,11 @@ import os
 import platform
 import subprocess
 import tempfile
+import time
 from collections.abc import Iterator, Mapping
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from lab import distributed
 from lab.config import RunConfig, canonical_json, from_json, to_json
@@ -195,7 +196,7 @@ def locked(directory: Path, wait: bool = False) -> Iterator[None]:
             f = file.open("a")
         with f:
             try:
-                fcntl.flock(f, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+                _flock(f, wait)
             except BlockingIOError:
                 mend = "Wait for it, or stop it first."
                 raise Held(f"{directory} is being written by another process.", mend) from None
@@ -203,6 +204,25 @@ def locked(directory: Path, wait: bool = False) -> Iterator[None]:
                 yield
                 return
             # Else the directory was removed, and perhaps made again, before it was held.
+
+
+def _flock(file: IO[str], wait: bool) -> None:
+    """Takes the lock; without `wait`, several times, since `lab sweep status` touches it for an instant.
+
+    Raises:
+      BlockingIOError: when another process keeps it.
+    """
+    if wait:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        return
+    for pause in (0.01, 0.03, None):
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            if pause is None:
+                raise
+            time.sleep(pause)
 
 
 @functools.cache

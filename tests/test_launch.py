@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import fcntl
 import os
 import random
 import subprocess
@@ -245,6 +246,17 @@ def test_a_lock_on_a_folder_that_was_removed_meanwhile_does_not_count(tmp_path):
         (folder / ".lock").unlink()
         with locked(folder), pytest.raises(Held), locked(folder):
             pass
+
+
+def test_a_glance_at_a_lock_is_not_taken_for_a_process_that_holds_it(tmp_path):
+    """`lab sweep status` takes shared locks for an instant, to see who is there."""
+    with locked(tmp_path):
+        pass
+    glance = (tmp_path / ".lock").open()
+    fcntl.flock(glance, fcntl.LOCK_SH)
+    threading.Timer(0.015, glance.close).start()
+    with locked(tmp_path), pytest.raises(Held), locked(tmp_path):
+        pass
 
 
 def test_two_launchers_started_together_train_every_run_once(tmp_path):
