@@ -23,7 +23,10 @@ if TYPE_CHECKING:
     import pandas as pd
 
 # Runs of one rule agree in these ...
-SETUP = ("family", "mixture", "layout_hash", "context", "batch_tokens", "schedule", "weight_decay", "eval_hash")
+SETUP = (
+    *("family", "mixture", "layout_hash", "base_width", "context", "batch_tokens", "schedule", "warmup"),
+    *("weight_decay", "eval_hash"),
+)
 # ... and runs of one cell in these as well.
 CELL = ("n_nonembedding", "tokens_seen", "n_layers", "d_model")
 COLUMNS = (*SETUP, *CELL, "language", "peak_lr", "seed_init", "seed_data", "run_id", "loss", "status")
@@ -85,7 +88,7 @@ def cells(frame: pd.DataFrame) -> tuple[Cell, ...]:
         raise LabError(f"A table of learning rates needs the columns {missing}.")
     done = frame[frame.status != "incomplete"]
     for column in SETUP:
-        if done.groupby("language")[column].nunique().max() > 1:
+        if done.groupby("language")[column].nunique(dropna=False).max() > 1:
             raise LabError(
                 f"The table's runs differ in {column}: one rule of learning rates holds for one.",
                 f"Give the rows of one: {', '.join(map(str, done[column].unique()[:4]))}.",

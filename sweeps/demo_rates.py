@@ -1,4 +1,4 @@
-"""The demo's learning rates: four peak rates at each of its sizes, at its shortest and longest budget.
+"""The demo's learning rates: six peak rates at each of its sizes, at its shortest and longest budget.
 
 lab sweep run demo_rates
 """
@@ -11,7 +11,7 @@ from lab.data.prepare import Prepared
 from sweeps import demo
 from sweeps.study import Arm, DataSpec, Scale, Study
 
-RATES = (4e-3, 8e-3, 16e-3, 32e-3)
+RATES = (4e-3, 8e-3, 16e-3, 32e-3, 64e-3, 128e-3)
 
 
 def arms(prepared: Prepared, scale: Scale) -> tuple[Arm, ...]:
@@ -29,7 +29,7 @@ def arms(prepared: Prepared, scale: Scale) -> tuple[Arm, ...]:
 STUDY = Study(
     name="demo_rates",
     question="Which peak learning rate is best at each size and budget of the demo?",
-    expected="Between 4e-3 and 32e-3, falling with size.",
-    scales=(Scale("nano", DataSpec((demo.EN,), demo.VOCAB), "32 runs, about 10 minutes on 2 CPU cores"),),
+    expected="Between 4e-3 and 64e-3, falling with size.",
+    scales=(Scale("nano", DataSpec((demo.EN,), demo.VOCAB), "48 runs, about 10 minutes on 2 CPU cores"),),
     arms=arms,
 )
