@@ -22,8 +22,8 @@ DEFAULT_RULES = ("diverged", "incomplete")
 
 # Runs that agree in these differ in learning rate and seeds alone (rates are compared within one study).
 RATE_CELL = [
-    "study", "mixture", "family", "d_model", "n_layers", "n_total", "base_width", "context", "layout_hash", "tokens_seen",
-    "batch_tokens", "schedule", "warmup", "weight_decay", "parent_tokens",
+    "study", "mixture", "family", "d_model", "n_layers", "n_total", "base_width", "context", "layout_hash",
+    "tokens_seen", "batch_tokens", "schedule", "warmup", "weight_decay", "parent_tokens",
 ]  # fmt: skip
 
 

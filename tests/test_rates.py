@@ -36,7 +36,8 @@ def frame(sizes: Any, budgets: Any, best: Any, curvature: float = 0.05, seeds: i
     rows = [
         {
             "family": "gpt2", "mixture": "en:1", "layout_hash": "l", "context": 8, "batch_tokens": 32,
-            "schedule": "cosine", "warmup": 0.25, "base_width": None, "weight_decay": 0.0, "eval_hash": "e", "n_nonembedding": n, "tokens_seen": d,
+            "schedule": "cosine", "warmup": 0.25, "base_width": None, "weight_decay": 0.0,
+            "eval_hash": "e", "n_nonembedding": n, "tokens_seen": d,
             "n_layers": 2, "d_model": n // 100, "language": "en", "peak_lr": rate, "seed_init": seed,
             "seed_data": seed, "run_id": f"{n} {d} {rate} {seed}", "status": "done",
             "loss": 4 - 1e-7 * n + 0.01 * seed + curvature * math.log(rate / best(n, d)) ** 2, **more,

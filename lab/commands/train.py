@@ -75,6 +75,8 @@ class Train:
     """How many processes there are."""
     process: int | None = None
     """Which of them this is, from 0."""
+    track: tuple[Literal["tensorboard", "wandb"], ...] = ()
+    """Mirror the run to TensorBoard (<root>/tensorboard) or, offline, to Weights & Biases (<root>/wandb)."""
     root: Path = Path("out")
     """Folder for everything the laboratory writes."""
 
@@ -170,6 +172,7 @@ class Train:
 
                 share = self.data * self.fsdp * self.tensor
                 prepare_process(host_devices=share, collectives=share > 1)
+            from lab.trackers import mirrored
             from lab.train import Execution, Stopped, enable_compilation_cache, train
 
             enable_compilation_cache(root)
@@ -177,7 +180,8 @@ class Train:
             try:
                 with _Bar(config, console) as bar:
                     execution = Execution(root, slots=1, data=self.data, fsdp=self.fsdp, model=self.tensor)
-                    train([config], execution, bar)
+                    with mirrored(bar, root, self.track if distributed.leads() else ()) as observer:
+                        train([config], execution, observer)
             except Stopped:
                 console.print("Stopped; everything is saved. Run the same command again to go on.")
                 return 143
