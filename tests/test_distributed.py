@@ -76,6 +76,7 @@ def check(result, alone):
         assert ours["loss"] == pytest.approx(theirs["loss"], abs=1e-5)
 
 
+@pytest.mark.slow
 def test_two_processes_train_one_run_stop_together_and_one_goes_on(alone, root):
     """Parameters are sharded over both; SIGTERM reaches only one of them."""
     said = go(root, "1,2,1", processes=2, stop_at=16)

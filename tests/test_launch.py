@@ -71,7 +71,7 @@ class Trained:
         self.order: list[str] = []
 
     def __call__(self, pack: Pack) -> bool:
-        time.sleep(random.uniform(0, self.seconds))
+        time.sleep(random.uniform(self.seconds / 2, self.seconds))
         self.order += members(pack)
         if set(self.fails) & set(members(pack)):
             return False
@@ -192,7 +192,8 @@ def test_a_pack_that_starts_from_another_comes_later(data, tmp_path):
 def test_many_launchers_with_other_plans_train_every_run_once(data, tmp_path):
     found = [shaped(data, w, steps=40 + s, seed_init=s) for w in (8, 16, 24, 32) for s in range(6)]
     runs = {run.run_id: run for run in found}
-    trained = [Trained(tmp_path, seconds=0.02) for _ in range(8)]
+    trained = [Trained(tmp_path, seconds=0.05) for _ in range(8)]
+    together = threading.Barrier(8)
     errors: list[BaseException] = []
 
     def launch(k):
@@ -200,6 +201,10 @@ def test_many_launchers_with_other_plans_train_every_run_once(data, tmp_path):
             planned = plan(slots=1 + k % 3, parts=1 + k)
             time.sleep(random.uniform(0, 0.1))
             enqueue(runs, tmp_path, planned, keep=k % 2 == 1)
+            together.wait(60)
+            if k % 4 == 0:
+                time.sleep(random.uniform(0, 0.1))
+                enqueue(runs, tmp_path, planned)
             go(runs, tmp_path, trained[k], planned)
         except BaseException as error:
             errors.append(error)
