@@ -76,7 +76,9 @@ class Run:
         """This command as a task of a cluster runs it, wherever that starts."""
         study = str(Path(self.study).resolve()) if self.study.endswith(".py") else self.study
         root = str(self.root.resolve())
-        return ["sweep", "run", study, f"--scale={scale}", f"--root={root}", f"--devices={self.devices}", "--packs=1"]
+        options = [f"--scale={scale}", f"--root={root}", f"--devices={self.devices}", "--packs=1"]
+        options += [f"--slots={self.slots}"] if self.slots else []
+        return ["sweep", "run", study, *options, *(("--track", *self.track) if self.track else ())]
 
 
 COMMANDS: dict[str, type] = {
