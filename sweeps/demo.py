@@ -9,9 +9,10 @@ English; and does imbalance help a clone of English, as arXiv:2404.07982 found a
 
 from __future__ import annotations
 
-from lab.config import Component, LayoutConfig, MixtureConfig, OptimConfig, RunConfig, Stage
+from lab.config import Component, LayoutConfig, MixtureConfig, RunConfig, Stage
 from lab.data.prepare import Prepared
 from lab.presets import preset
+from lab.recipes import recipe
 from sweeps.study import Arm, DataSpec, LawFit, Scale, Study
 
 EN, ENM = "embedded:en", "embedded:enm"
@@ -27,15 +28,13 @@ LADDER = (80_000, *BUDGETS)
 SEEDS = (0, 1)
 
 
-def learning_rate(size: str) -> float:
-    """Peak rates of the demo's shapes: the best of `sweeps/demo_rates.py` over its shortest and longest budget."""
-    return {"nano-1": 32e-3, "nano-2": 16e-3, "nano-3": 16e-3, "nano-4": 8e-3}[size]
-
-
 def run(size: str, tokens: int, mixture: MixtureConfig, vocab: int, seed: int) -> RunConfig:
+    model = preset(size, vocab=vocab, context=CONTEXT)
+    # The rule through the best rates of `sweeps/demo_rates.py`, used down to half of its least budget.
+    optim = recipe("nano", extrapolate=True).setup(model, tokens, BATCH).optim
     return RunConfig(
-        model=preset(size, vocab=vocab, context=CONTEXT),
-        optim=OptimConfig(peak_lr=learning_rate(size), schedule="cosine", warmup=0.25),
+        model=model,
+        optim=optim,
         mixture=mixture,
         steps=tokens // (BATCH * CONTEXT),
         batch=BATCH,
