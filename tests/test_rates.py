@@ -184,7 +184,7 @@ def test_a_sweep_is_every_size_budget_rate_and_seed(tmp_path: Path) -> None:
 def test_tune_from_a_table_writes_a_recipe(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["tune", "--table", str(DEMO), "--root", str(tmp_path), "--name", "n"]) == 0
     out = capsys.readouterr().out
-    assert "LR = 0.4831 N^-0.409 D^0.082" in out and "≥ 0.032" in out and "Against the rule" in out
+    assert "LR = 5.048 N^-0.443 D^-0.067" in out and "≥ 0.032" in out and "Against the rule" in out
     assert isinstance(load(tmp_path / "n" / "rates.json"), Fitted)
     assert (tmp_path / "n" / "rates.png").exists()
     form = json.loads((tmp_path / "n" / "rates.json").read_text())
