@@ -184,13 +184,21 @@ def test_a_sweep_is_every_size_budget_rate_and_seed(tmp_path: Path) -> None:
 def test_tune_from_a_table_writes_a_recipe(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["tune", "--table", str(DEMO), "--root", str(tmp_path), "--name", "n"]) == 0
     out = capsys.readouterr().out
-    assert "LR = 5.048 N^-0.443 D^-0.067" in out and "≥ 0.032" in out and "Against the rule" in out
+    assert "LR = 5.048 N^-0.443 D^-0.067" in out and "≥" not in out
     assert isinstance(load(tmp_path / "n" / "rates.json"), Fitted)
     assert (tmp_path / "n" / "rates.png").exists()
     form = json.loads((tmp_path / "n" / "rates.json").read_text())
     assert form["table"] == DEMO.name and len(form["cells"]) == 8
     assert main(["tune", "--root", str(tmp_path)]) == 1
     assert "Name a corpus" in capsys.readouterr().err
+
+
+def test_a_best_rate_on_the_edge_of_its_grid_is_marked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    whole = read(DEMO)
+    table = tmp_path / "narrow.csv"
+    whole[whole.peak_lr < 0.033].to_csv(table)
+    assert main(["tune", "--table", str(table), "--root", str(tmp_path), "--name", "n"]) == 0
+    assert "≥ 0.032" in capsys.readouterr().out
 
 
 @pytest.mark.slow
