@@ -229,9 +229,13 @@ class _Watch:
         return done / sum(self.cost.values())
 
     def progress(self, run_id: str, steps_done: int, loss: float) -> None:
+        if self.runs[run_id].over:
+            return  # it ended after the checkpoint that training went on from
         self.runs[run_id] = dataclasses.replace(self.runs[run_id], state="running", step=steps_done, loss=loss)
 
     def finished(self, run_id: str, result: Mapping[str, Any]) -> None:
+        if self.runs[run_id].over:
+            return
         losses = [e["loss"] for e in result["evaluations"] if e["loss"] is not None]
         self.runs[run_id] = dataclasses.replace(
             self.runs[run_id],
