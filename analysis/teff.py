@@ -37,7 +37,7 @@ MISFIT = 2.0
 # Rows that agree in these are of one size.
 SIZE = ["family", "n_layers", "d_model", "n_nonembedding"]
 # Evaluations that agree in these are of one text, in ids of their own or not.
-TEXT = ["tokenizer_hash", "eval_tokens", "eval_bytes"]
+TEXT = ["tokenizer_hash", "eval_hash"]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -1,0 +1,212 @@
+"""What a claim is about: a log ratio made of a few statistics, which side of zero it claims, and what it needs.
+
+    teff = LnTEff("clone 10 %, 1 T, nano-4", "clone1", ladder=("l1, 0.05 T, nano-4", ...))
+    Claim("2", "A dominant language ...", "arXiv:2404.07982, Table 1", teff, "above", delta=0.10, seeds=3)
+
+A statistic is a pure function of a `Sample`: it gives the estimate and all bootstrap draws at once.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Literal, Protocol, TypeAlias
+
+import numpy as np
+
+from analysis.reference import Reference
+from lab.errors import LabError
+
+Side = Literal["above", "below", "about zero"]
+SIDES = ("above", "below", "about zero")
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Span:
+    """A number, or what bounds leave of it: `low` and `high` are [R], equal where it is known, infinite where open."""
+
+    low: np.ndarray
+    high: np.ndarray
+
+    @classmethod
+    def exactly(cls, value: np.ndarray) -> Span:
+        return cls(value, value)
+
+    def __add__(self, other: Span) -> Span:
+        return Span(self.low + other.low, self.high + other.high)
+
+    def __mul__(self, factor: float) -> Span:
+        ends = factor * self.low, factor * self.high
+        return Span(*(ends if factor >= 0 else ends[::-1]))
+
+
+class Sample(Protocol):
+    """What statistics read: the estimate (row 0) and draws of everything measured."""
+
+    def log_ppl(self, arm: str, language: str) -> np.ndarray:
+        """ln of the arm's perplexity, mean over seeds, [R]."""
+        ...
+
+    def tokens(self, arm: str, language: str) -> float:
+        """Training tokens of the language, as realised."""
+        ...
+
+    def reference(self, arm: str, language: str) -> Reference:
+        """What the language's perplexity is read against, refitted for each draw."""
+        ...
+
+    def probe(self, arm: str, probe: str) -> np.ndarray:
+        """A probe's value, mean over seeds, [R]."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True)
+class LnTEff:
+    """ln of the token efficiency of an arm in a language (arXiv:2404.07982, section 3); bounded at the law's ends.
+
+    Attributes:
+      ladder: monolingual arms without which it is not to be read; others at the same size are used as well.
+    """
+
+    arm: str
+    language: str
+    ladder: tuple[str, ...]
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        return (self.arm, *self.ladder)
+
+    def of(self, sample: Sample) -> Span:
+        worth = sample.reference(self.arm, self.language).worth(sample.log_ppl(self.arm, self.language))
+        value = np.log(worth.tokens / sample.tokens(self.arm, self.language))
+        return Span(np.where(worth.bound < 0, -np.inf, value), np.where(worth.bound > 0, np.inf, value))
+
+    def __str__(self) -> str:
+        return f"ln TEff({self.language}; {self.arm})"
+
+
+@dataclasses.dataclass(frozen=True)
+class LnPPL:
+    """ln of the sliding-window perplexity of an arm in a language; a claim is about differences of it."""
+
+    arm: str
+    language: str
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        return (self.arm,)
+
+    def of(self, sample: Sample) -> Span:
+        return Span.exactly(sample.log_ppl(self.arm, self.language))
+
+    def __str__(self) -> str:
+        return f"ln PPL({self.language}; {self.arm})"
+
+
+@dataclasses.dataclass(frozen=True)
+class ProbeValue:
+    """A number that a probe measured on an arm's models, such as a cosine."""
+
+    arm: str
+    probe: str
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        return (self.arm,)
+
+    def of(self, sample: Sample) -> Span:
+        return Span.exactly(sample.probe(self.arm, self.probe))
+
+    def __str__(self) -> str:
+        return f"{self.probe}({self.arm})"
+
+
+@dataclasses.dataclass(frozen=True)
+class Combination:
+    """A weighted sum of statistics: `terms` holds (weight, statistic)."""
+
+    terms: tuple[tuple[float, Statistic], ...]
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(arm for _, term in self.terms for arm in term.needs))
+
+    def of(self, sample: Sample) -> Span:
+        first, *rest = (term.of(sample) * weight for weight, term in self.terms)
+        for one in rest:
+            first = first + one
+        return first
+
+    def __str__(self) -> str:
+        parts = [f"{'+' if w > 0 else '-'} {'' if abs(w) == 1 else f'{abs(w):g} '}{term}" for w, term in self.terms]
+        return " ".join(parts).removeprefix("+ ")
+
+
+Statistic: TypeAlias = LnTEff | LnPPL | ProbeValue | Combination
+
+
+def difference(first: Statistic, second: Statistic) -> Combination:
+    """`first` minus `second`: of two logarithms, the log of their ratio."""
+    return Combination(((1.0, first), (-1.0, second)))
+
+
+def leaves(statistic: Statistic) -> tuple[LnTEff | LnPPL | ProbeValue, ...]:
+    """What a statistic is made of."""
+    if isinstance(statistic, Combination):
+        return tuple(leaf for _, term in statistic.terms for leaf in leaves(term))
+    return (statistic,)
+
+
+@dataclasses.dataclass(frozen=True)
+class Claim:
+    """One sentence of a paper, as a test that was fixed before its runs.
+
+    Attributes:
+      id: short, of the ledger.
+      text: the claim in words.
+      source: paper and place.
+      estimand: the statistic it is about.
+      side: of `against` on which the paper has it; or `about zero`: within `delta` of `against`.
+      delta: the smallest effect that matters: the width of `about zero`, and what an undecided claim is planned for.
+      seeds: of each of its arms (the ladder's aside) without which it stays undecided.
+      against: what the estimand is compared with.
+    """
+
+    id: str
+    text: str
+    source: str
+    estimand: Statistic
+    side: Side
+    delta: float
+    seeds: int = 1
+    against: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.side not in SIDES:
+            raise LabError(f"Claim {self.id} has the side {self.side!r}.", f"Known: {', '.join(SIDES)}.")
+        if not self.delta > 0:
+            raise LabError(f"Claim {self.id} needs a smallest effect above 0, not {self.delta}.")
+
+    @property
+    def arms(self) -> tuple[str, ...]:
+        """Its own arms, without those of the ladder."""
+        return tuple(dict.fromkeys(leaf.arm for leaf in leaves(self.estimand)))
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """All arms without which there is no data."""
+        return self.estimand.needs
+
+
+def ids(claims: tuple[Claim, ...]) -> Mapping[str, Claim]:
+    """Claims by id.
+
+    Raises:
+      LabError: when two share one.
+    """
+    found: dict[str, Claim] = {}
+    for claim in claims:
+        if claim.id in found:
+            raise LabError(f"Two claims have the id {claim.id!r}.", "Give each its own.")
+        found[claim.id] = claim
+    return found

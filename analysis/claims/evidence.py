@@ -1,0 +1,399 @@
+"""Estimates with intervals from a result table: one joint bootstrap over seeds, ladder and evaluation documents.
+
+Each draw redraws the seeds (a common effect of each seed, so that arms are paired by it, and each run's own), the
+evaluation documents (the same multiplicities for all arms that are scored on one text), refits every ladder to what it
+has become, and reads every statistic anew.
+
+Three seeds cannot be resampled: 10 distinct resamples exist, and their percentiles cover far less than they claim.
+Therefore runs are drawn from normal distributions with the moderated variances of `analysis.noise`, and an interval
+is the estimate plus t / z times the draws' distance from their median to their 16th and 84th percentiles, with t at the
+degrees of freedom of the estimate's own sources of noise (Satterthwaite 1946). `benchmarks/claim_coverage.py` measures
+what these intervals cover.
+
+The sliding protocol's perplexity has no per-document values: documents enter ln PPL by the plain loss's change.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from analysis.claims.estimands import Span, Statistic
+from analysis.noise import moderated
+from analysis.reference import Reference
+from analysis.teff import Ladder, ladders, reference_of, usable
+from lab.errors import LabError
+
+Reading = Literal["law", "local"]
+DRAWS = 4000
+LEVEL = 0.95
+# One standard deviation on either side of a normal's median.
+ONE_SD = stats.norm.cdf(-1), stats.norm.cdf(1)
+PPL = "ln PPL"
+PROBE_COLUMNS = ("run_id", "arm", "seed_init", "probe", "value")
+
+
+@dataclasses.dataclass(frozen=True)
+class Estimate:
+    """A statistic with its noise.
+
+    Attributes:
+      low, high: the estimate; they differ, and are infinite, where it is only bounded.
+      below, above: its standard error on either side; infinite where too many draws are bounds.
+      freedom: degrees of freedom of those.
+      seeds, documents: variances by what they come from, seeds at the numbers that were run.
+    """
+
+    low: float
+    high: float
+    below: float
+    above: float
+    freedom: float
+    seeds: float
+    documents: float
+
+    def interval(self, level: float = LEVEL) -> tuple[float, float]:
+        """Its two-sided interval; infinite at an open end."""
+        t = self.quantile(level)
+        return self.low - t * self.below, self.high + t * self.above
+
+    def quantile(self, level: float = LEVEL) -> float:
+        return float(stats.t.ppf((1 + level) / 2, self.freedom)) if self.freedom > 0 else np.inf
+
+    def p_above(self, value: float) -> float:
+        """One-sided p of the statistic not being above `value`."""
+        return self._p(self.low - value, self.below)
+
+    def p_below(self, value: float) -> float:
+        """One-sided p of the statistic not being below `value`."""
+        return self._p(value - self.high, self.above)
+
+    def _p(self, distance: float, error: float) -> float:
+        if not (np.isfinite(distance) and np.isfinite(error) and self.freedom > 0):
+            return 1.0
+        if error == 0:
+            return float(distance <= 0)
+        return float(stats.t.sf(distance / error, self.freedom))
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Evidence:
+    """A result table, and what probes measured, ready to be asked.
+
+    Attributes:
+      cells: one row for each arm and language (`what` is "ln PPL") or probe (`what` is its name): arm, what, language,
+        mean over seeds, seeds, variance of one run and its freedom, error of the mean, and of perplexities tokens,
+        tokens_seen, n_nonembedding, reference, eval_hash.
+      weights: [cells, seeds] share of each seed in a cell's mean.
+      common: variance of the effect that a seed has on all arms.
+      together: correlation of a run's noise between its languages.
+      total: degrees of freedom of all replicates.
+      documents: eval_hash -> how many it has, where they were kept.
+      ladders: (language, n_nonembedding) -> ladder.
+      runs: arm -> run ids.
+      draws: [cells, 1 + cells + DRAWS]: the estimate, each cell moved by its error, the joint draws.
+      shifts: [cells, DRAWS] of the documents alone.
+    """
+
+    cells: pd.DataFrame
+    weights: np.ndarray
+    common: float
+    together: float
+    total: int
+    ladders: dict[tuple[str, int], Ladder]
+    documents: dict[str, int]
+    runs: dict[str, tuple[str, ...]]
+    draws: np.ndarray
+    shifts: np.ndarray
+
+    @functools.cached_property
+    def _at(self) -> dict[tuple[str, str, str], list[int]]:
+        keys = zip(self.cells.arm, self.cells.what, self.cells.language, strict=True)
+        found: dict[tuple[str, str, str], list[int]] = {}
+        for i, key in enumerate(keys):
+            found.setdefault(key, []).append(i)
+        return found
+
+    @functools.cached_property
+    def _references(self) -> dict[tuple[str, int, Reading], Reference]:
+        return {}
+
+    def cell(self, arm: str, what: str, language: str = "") -> int:
+        """Row of a cell.
+
+        Raises:
+          LabError: when there is none, or the arm holds runs of several budgets.
+        """
+        rows = self._at.get((arm, what, language), [])
+        if len(rows) != 1:
+            name = what if what != PPL else f"perplexity in {language}"
+            problem = "has runs of several budgets" if rows else f"has no {name}"
+            raise LabError(f"Arm {arm!r} {problem}.", "Collect the runs again, or name another arm.")
+        return rows[0]
+
+    def reference(self, cell: int, reading: Reading) -> Reference:
+        """The ladder of a cell's language and size, refitted for every draw.
+
+        Raises:
+          LabError: when it is missing.
+        """
+        language, size = str(self.cells.reference[cell]), int(self.cells.n_nonembedding[cell])
+        if (language, size) not in self.ladders:
+            raise LabError(
+                f"Arm {self.cells.arm[cell]!r} has no monolingual ladder of {language or self.cells.language[cell]} at "
+                f"{size:,} parameters.",
+                "Train the language alone at that size, on 4 budgets or more.",
+            )
+        key = (language, size, reading)
+        if key not in self._references:
+            ladder = self.ladders[language, size]
+            where = {
+                (a, t): i
+                for i, (a, w, s, t) in enumerate(
+                    zip(self.cells.arm, self.cells.what, self.cells.language, self.cells.tokens_seen, strict=True)
+                )
+                if w == PPL and s == language
+            }
+            rows = [where[p.arm, p.tokens] for p in ladder.points.itertuples()]
+            drawn = self.draws[rows]
+            self._references[key] = ladder.law_of(drawn) if reading == "law" else ladder.local_of(drawn)
+        return self._references[key]
+
+    def misfits(self, statistic_cells: list[int]) -> bool:
+        """Whether the token law misfits the ladder of any of these cells."""
+        keys = {(str(self.cells.reference[i]), int(self.cells.n_nonembedding[i])) for i in statistic_cells}
+        return any(self.ladders[k].misfit for k in keys if k in self.ladders)
+
+    def estimate(self, statistic: Statistic, reading: Reading = "law") -> Estimate:
+        """The statistic with its noise.
+
+        Raises:
+          LabError: when it asks for an arm, a probe or a ladder that is not there.
+        """
+        span = statistic.of(_Reader(self, reading))
+        low, high = float(span.low[0]), float(span.high[0])
+        first = 1 + len(self.cells)
+        seeds, documents, freedom = self._sources(span)
+        return Estimate(
+            low, high, _distance(span.low[first:], ONE_SD[0]), _distance(span.high[first:], ONE_SD[1]),
+            freedom, seeds, documents,
+        )  # fmt: skip
+
+    def _sources(self, span: Span) -> tuple[float, float, float]:
+        """Variance of an estimate from seeds and from documents, and its degrees of freedom, by its slopes."""
+        value = span.low if np.isfinite(span.low[0]) else span.high
+        moved = value[1 : 1 + len(self.cells)] - value[0]
+        if not np.isfinite(value[0]):
+            return np.inf, np.inf, 0.0
+        moved = np.where(np.isfinite(moved), moved, 0.0)
+        error = self.cells.error.to_numpy()
+        if not np.isfinite(error).all():
+            used = ~np.isfinite(error) & (np.abs(moved) > 0)
+            return (np.inf, np.inf, 0.0) if used.any() else (0.0, 0.0, 0.0)
+        slope = np.divide(moved, error, out=np.zeros_like(moved), where=error > 0)
+        parts = []
+        for _, rows in self.cells.groupby(["arm", "what"]).indices.items():
+            c = moved[rows]
+            variance = self.together * c.sum() ** 2 + (1 - self.together) * (c**2).sum()
+            parts.append((variance, float(self.cells.freedom.to_numpy()[rows].min())))
+        own, own_freedom = _satterthwaite(parts)
+        own_freedom = min(own_freedom, float(self.total))
+        shared = self.common * float(((slope @ self.weights) ** 2).sum())
+        documents = float(np.var(slope @ self.shifts))
+        fewest = min((n for n in self.documents.values() if n > 1), default=2)
+        total = [(own, own_freedom), (shared, self.weights.shape[1] - 1.0), (documents, fewest - 1.0)]
+        return own + shared, documents, _satterthwaite(total)[1]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Reader:
+    """`analysis.claims.estimands.Sample` of all draws."""
+
+    evidence: Evidence
+    reading: Reading
+
+    def log_ppl(self, arm: str, language: str) -> np.ndarray:
+        return np.asarray(self.evidence.draws[self.evidence.cell(arm, PPL, language)])
+
+    def tokens(self, arm: str, language: str) -> float:
+        return float(self.evidence.cells.tokens[self.evidence.cell(arm, PPL, language)])
+
+    def reference(self, arm: str, language: str) -> Reference:
+        return self.evidence.reference(self.evidence.cell(arm, PPL, language), self.reading)
+
+    def probe(self, arm: str, probe: str) -> np.ndarray:
+        return np.asarray(self.evidence.draws[self.evidence.cell(arm, probe)])
+
+
+def _satterthwaite(parts: list[tuple[float, float]]) -> tuple[float, float]:
+    """Sum of variances, each with its degrees of freedom, and those of the sum (Satterthwaite 1946)."""
+    total = sum(v for v, _ in parts)
+    if total == 0:
+        return 0.0, 1.0
+    if any(v > 0 and f <= 0 for v, f in parts):
+        return total, 0.0
+    return total, total**2 / sum(v**2 / f for v, f in parts if v > 0)
+
+
+def _distance(draws: np.ndarray, quantile: float) -> float:
+    """Distance of a quantile of the draws from their median; infinite where it falls among bounds."""
+    if np.isfinite(draws).all():
+        end, middle = np.quantile(draws, quantile), np.quantile(draws, 0.5)
+    else:
+        end, middle = (np.quantile(draws, q, method="inverted_cdf") for q in (quantile, 0.5))
+    return float(abs(end - middle)) if np.isfinite(end) and np.isfinite(middle) else np.inf
+
+
+def gather(table: pd.DataFrame, probes: pd.DataFrame | None = None, draws: int = DRAWS, seed: int = 0) -> Evidence:
+    """Evidence from a result table and a table of probes.
+
+    Args:
+      table: rows of `lab.table`; one rule of learning rates (`analysis.teff.variants`).
+      probes: columns `PROBE_COLUMNS`: one value for each run and probe.
+      draws: of the bootstrap.
+      seed: of the draws.
+
+    Raises:
+      LabError: when a ladder has one seed twice, or probes lack columns.
+    """
+    rows = usable(table)
+    measured = _measurements(rows, probes)
+    groups = measured.groupby(["arm", "what", "language", "tokens_seen"], sort=False)
+    cells = groups.agg(
+        mean=("value", "mean"), seeds=("value", "size"), tokens=("tokens", "mean"),
+        n_nonembedding=("n_nonembedding", "first"), eval_hash=("eval_hash", "first"), variance=("value", "var"),
+    ).reset_index()  # fmt: skip
+    references = {str(name): _reference(rows, str(name)) for name in rows.language.unique()}
+    cells["reference"] = cells.language.map(references).fillna("")
+    noise = _noise(cells, measured, groups.ngroup().to_numpy())
+    shifts, documents = _document_shifts(cells, rows, draws, seed)
+    seeds = np.array(sorted(set(measured.seed)))
+    weights = np.zeros((len(cells), len(seeds)))
+    np.add.at(weights, (groups.ngroup().to_numpy(), np.searchsorted(seeds, measured.seed)), 1.0)
+    weights /= weights.sum(axis=1, keepdims=True)
+    weights[(cells.what != PPL).to_numpy()] = 0.0
+    cells["variance"], cells["freedom"] = noise.variance, noise.freedom
+    cells["error"] = np.sqrt(noise.variance / cells.seeds)
+    rng = np.random.default_rng([seed, 1])
+    error = np.nan_to_num(cells.error.to_numpy())[:, None]
+    arm = cells.groupby(["arm", "what"], sort=False).ngroup().to_numpy()
+    run = rng.standard_normal((int(arm.max()) + 1, draws))[arm]
+    own = rng.standard_normal((len(cells), draws))
+    joint = error * (np.sqrt(noise.together) * run + np.sqrt(1 - noise.together) * own)
+    joint += np.sqrt(noise.common) * weights @ rng.standard_normal((len(seeds), draws)) + shifts
+    moves = np.concatenate([np.zeros((len(cells), 1)), np.diag(error[:, 0]), joint], axis=1)
+    runs = {str(a): tuple(dict.fromkeys(part.run_id)) for a, part in measured.groupby("arm")}
+    return Evidence(
+        cells, weights, noise.common, noise.together, noise.total, ladders(rows), documents, runs,
+        cells["mean"].to_numpy()[:, None] + moves, shifts,
+    )  # fmt: skip
+
+
+def _measurements(rows: pd.DataFrame, probes: pd.DataFrame | None) -> pd.DataFrame:
+    """Everything measured, one row for each run and language or probe."""
+    found = pd.DataFrame(
+        {
+            "run_id": rows.run_id, "arm": rows.arm, "what": PPL, "language": rows.language, "seed": rows.seed_init,
+            "value": np.log(rows.ppl.astype(float)), "tokens": rows.tokens_language.astype(float),
+            "tokens_seen": rows.tokens_seen, "n_nonembedding": rows.n_nonembedding, "eval_hash": rows.eval_hash,
+        }
+    )  # fmt: skip
+    if probes is None:
+        return found
+    if missing := sorted(set(PROBE_COLUMNS) - set(probes.columns)):
+        raise LabError(f"The table of probes lacks {', '.join(missing)}.", "Make it again.")
+    known = probes[probes.run_id.isin(rows.run_id)]
+    extra = known.rename(columns={"probe": "what", "seed_init": "seed"})[["run_id", "arm", "what", "seed", "value"]]
+    return pd.concat([found, extra.assign(language="", eval_hash="", tokens_seen=0, tokens=0.0, n_nonembedding=0)])
+
+
+def _reference(rows: pd.DataFrame, language: str) -> str:
+    try:
+        return reference_of(rows, language)
+    except LabError:
+        return ""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _SeedNoise:
+    """Noise of all cells: variance of one run's own effect [cells] and its freedom, see `Evidence` for the rest."""
+
+    variance: np.ndarray
+    freedom: np.ndarray
+    common: float
+    together: float
+    total: int
+
+
+def _noise(cells: pd.DataFrame, measured: pd.DataFrame, cell: np.ndarray) -> _SeedNoise:
+    """Parts the spread between seeds into what a seed does to all arms and what is a run's own."""
+    freedom = cells.seeds.to_numpy() - 1.0
+    variance, own_freedom = np.full(len(cells), np.nan), np.zeros(len(cells))
+    total, common, together = 0, 0.0, 0.0
+    for what, rows in cells.groupby("what").indices.items():
+        noise = moderated(cells.variance.to_numpy()[rows], freedom[rows])
+        variance[rows], own_freedom[rows] = noise.variance, noise.freedom
+        if what != PPL:
+            continue
+        total = noise.total
+        of = np.isin(cell, rows) & (freedom[cell] > 0)
+        if not of.any() or not np.nanmax(variance[rows]) > 0:
+            continue
+        part = measured[of].assign(cell=cell[of])
+        part["left"] = part.value - part.groupby("cell").value.transform("mean")
+        part["scale"] = np.sqrt(variance[part.cell.to_numpy()] * freedom[part.cell] / (freedom[part.cell] + 1))
+        common = _common(part)
+        together = _together(part)
+    return _SeedNoise(np.maximum(variance - common, 0.25 * variance), own_freedom, common, together, total)
+
+
+def _common(part: pd.DataFrame) -> float:
+    """Variance of what a seed does to all arms alike, by moments, from residuals and their scales."""
+    weight = 1 / part.scale**2
+    arms, seeds = part.arm.nunique(), part.seed.nunique()
+    if arms < 3 or seeds < 2:
+        return 0.0
+    effect = (part.left * weight).groupby(part.seed).sum() / weight.groupby(part.seed).sum()
+    chance = float((1 / weight.groupby(part.seed).sum()).sum())
+    return max(0.0, float((effect**2).sum()) - chance) / (seeds - 1)
+
+
+def _together(part: pd.DataFrame) -> float:
+    """Correlation of one run's residuals between its languages."""
+    r = part.assign(r=part.left / part.scale).groupby("run_id").r
+    pairs = float((r.size() * (r.size() - 1)).sum())
+    if pairs == 0:
+        return 0.0
+    products = float((r.sum() ** 2 - r.apply(lambda v: (v**2).sum())).sum())
+    return float(np.clip(products / pairs, 0.0, 1.0))
+
+
+def _document_shifts(
+    cells: pd.DataFrame, rows: pd.DataFrame, draws: int, seed: int
+) -> tuple[np.ndarray, dict[str, int]]:
+    """Change of each cell's plain loss [cells, draws] under resampled documents; documents of each evaluation set."""
+    shifts, counts = np.zeros((len(cells), draws)), {}
+    where = {(c.arm, c.language, c.tokens_seen): i for i, c in enumerate(cells.itertuples()) if c.what == PPL}
+    for number, (text, part) in enumerate(sorted(rows.groupby("eval_hash"), key=lambda item: str(item[0]))):
+        part = part[part.document_nats.notna() & part.document_tokens.notna()]
+        targets = {tuple(t) for t in part.document_tokens}
+        if len(targets) != 1 or len(next(iter(targets))) < 2:
+            continue
+        sizes = np.array(next(iter(targets)), float)
+        counts[str(text)] = len(sizes)
+        rng = np.random.default_rng([seed, 2, number])
+        drawn = rng.multinomial(len(sizes), np.full(len(sizes), 1 / len(sizes)), draws).astype(float)
+        keys, nats = [], []
+        for _, same in part.groupby(["arm", "language", "tokens_seen"]):
+            first = same.iloc[0]
+            keys.append(where[first.arm, first.language, first.tokens_seen])
+            nats.append(np.mean(np.stack([np.asarray(n, float) for n in same.document_nats]), axis=0))
+        stacked = np.stack(nats)
+        base = stacked.sum(axis=1, keepdims=True) / sizes.sum()
+        shifts[keys] = (stacked @ drawn.T) / (drawn @ sizes) - base
+    return shifts, counts
