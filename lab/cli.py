@@ -8,7 +8,7 @@ from typing import Annotated, Any, Protocol, Union
 
 import tyro
 
-from lab.commands import data, figures, laws, sweep, trace, train, tune
+from lab.commands import data, figures, laws, probe, sweep, trace, train, tune
 from lab.errors import LabError
 
 DESCRIPTION = """A laboratory for multilingual scaling laws: how should compute be spent on a language with little data?
@@ -31,6 +31,7 @@ VERBS: Verbs = {
     "train": train.Train,
     "tune": tune.Tune,
     "sweep": sweep.COMMANDS,
+    "probe": probe.Probe,
     **laws.COMMANDS,
     "figures": figures.Figures,
     "trace": trace.Trace,

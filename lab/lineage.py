@@ -10,6 +10,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 
 from lab import optim, step
@@ -17,6 +18,7 @@ from lab.checkpoint import Checkpoints
 from lab.config import Carry, RunConfig, canonical
 from lab.errors import LabError
 from lab.records import RunDir, read_json
+from lab.sharding import make_mesh
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,6 +88,27 @@ def start(program: step.Program, run: RunConfig, root: Path, layout_hash: str) -
         whole = record["carry"] == "state"
         tree = checkpoints.tree(parent.step, fresh._asdict() if whole else {"params": fresh.params})
         return Start(fresh._replace(params=tree["params"]))
+
+
+def final_params(run: RunConfig, root: Path, layout_hash: str) -> Any:
+    """The parameters a finished run ended with, as numpy arrays without a run axis.
+
+    Raises:
+      LabError: when the run kept none, or is of another model or vocabulary than its directory says.
+    """
+    files = RunDir(root, run.run_id)
+    if not has_kept(root, run.run_id, run.steps, "weights"):
+        raise LabError(
+            f"Run {run.run_id} has kept no parameters of its last step in {files.checkpoint_dir}.",
+            "Move its directory away and train it again.",
+        )
+    program = step.Program(run.model, make_mesh())
+    shapes = jax.eval_shape(lambda: step.init_state(program, [0]))
+    like = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes._asdict())
+    with kept(files, run.model, layout_hash) as checkpoints:
+        whole = checkpoints.record(run.steps)["carry"] == "state"
+        tree = checkpoints.tree(run.steps, like if whole else {"params": like["params"]})
+    return jax.tree.map(lambda x: np.asarray(x[0]), tree["params"])
 
 
 def has_kept(root: Path, run_id: str, number: int, carry: Carry) -> bool:

@@ -4,6 +4,7 @@
     logits_BxTxV = apply(cfg, params, tokens_BxT)
     loss         = mean_nats(cfg, params, tokens_BxT, targets_BxT)      # what training differentiates
     nats_BxS     = token_nats(cfg, params, tokens_BxT, targets_BxS)     # what evaluation sums
+    h_LxBxTxD    = residual(cfg, params, tokens_BxT)                    # what probes look at
 
 The tree is the same however the layers run: every leaf under `layers` has a leading axis of length `n_layers`.
 
@@ -116,15 +117,27 @@ def mean_nats(
     return ops.weighted_cross_entropy(h_BxTxD.reshape(-1, cfg.d_model), head_DxV, targets_BxT.reshape(-1), weights_N)
 
 
+def residual(cfg: ModelConfig, params: Params, tokens_BxT: jax.Array, *, compute_dtype: Any = None) -> jax.Array:
+    """The residual stream after every block, before the final norm: [L, B, T, D] in the compute type."""
+    _, kept = _decode(cfg, params, tokens_BxT, False, compute_dtype, mutable=["intermediates"])
+    outputs: jax.Array = kept["intermediates"]["layers"]["residual"][0]
+    return outputs
+
+
 def _hidden(
     cfg: ModelConfig, params: Params, tokens_BxT: jax.Array, remat: bool, compute_dtype: Any
 ) -> tuple[jax.Array, jax.Array]:
+    h_BxTxD, head_DxV = _decode(cfg, params, tokens_BxT, remat, compute_dtype)
+    return h_BxTxD, head_DxV
+
+
+def _decode(
+    cfg: ModelConfig, params: Params, tokens_BxT: jax.Array, remat: bool, compute_dtype: Any, **options: Any
+) -> Any:
     if cfg.family == "gpt2" and tokens_BxT.shape[1] > cfg.context:
         raise LabError(f"Sequences of {tokens_BxT.shape[1]} tokens exceed the model's context of {cfg.context}.")
     dtype = ops.compute_dtype() if compute_dtype is None else jnp.dtype(compute_dtype)
-    out: Any = _Decoder(cfg, dtype, remat).apply({"params": params}, tokens_BxT)
-    h_BxTxD, head_DxV = out
-    return h_BxTxD, head_DxV
+    return _Decoder(cfg, dtype, remat).apply({"params": params}, tokens_BxT, **options)
 
 
 _normal = nn.initializers.normal
@@ -205,7 +218,9 @@ class _Block(nn.Module):
         centred = self.cfg.family == "gpt2"
         x = x + _Attention(self.cfg, name="attn")(_Norm(centred, name="norm1")(x))
         x = x + _Mlp(self.cfg, name="mlp")(_Norm(centred, name="norm2")(x))
-        return spread_batch(x), None
+        x = spread_batch(x)
+        self.sow("intermediates", "residual", x)  # nothing, unless `residual` asks for it
+        return x, None
 
 
 class _Embed(nn.Module):
@@ -237,7 +252,7 @@ class _Decoder(nn.Module):
         block = nn.remat(_Block, prevent_cse=cfg.n_layers <= UNROLL_UP_TO) if self.remat else _Block
         layers = nn.scan(
             block,
-            variable_axes={"params": 0},
+            variable_axes={"params": 0, "intermediates": 0},
             split_rngs={"params": True},
             length=cfg.n_layers,
             unroll=cfg.n_layers if cfg.n_layers <= UNROLL_UP_TO else 1,

@@ -193,6 +193,11 @@ class _reading:
             raise LabError(f"{self._file} cannot be read: {reason}.", "Is it whole, and readable?") from error
 
 
+def read_lines(file: Path) -> Iterator[str]:
+    """The lines of a UTF-8 file (plain, .gz or .xz), without their ends. Raises LabError when it cannot be read."""
+    yield from _texts(file, "line")
+
+
 def _texts(file: Path, split: str) -> Iterator[str]:
     opener: Any = {".gz": gzip.open, ".xz": lzma.open}.get(file.suffix, open)
     with _reading(file), opener(file, "rt", encoding="utf-8", newline="") as lines:
@@ -266,6 +271,23 @@ def _tfds(name: str, options: dict[str, str], query: str) -> Corpus:
 
     release = f"{folder.relative_to(data_dir).as_posix()} sha256:{hashlib.sha256(info).hexdigest()[:16]}"
     return Corpus(f"tfds:{name}{query}", chosen["language"], chosen["licence"], "", release, documents)
+
+
+def tfds_examples(name: str, split: str) -> Iterator[dict[str, Any]]:
+    """The examples of the first split of a TFDS set whose name begins so (`validation_matched`), in their order.
+
+    Raises:
+      LabError: when there is no such set or split.
+    """
+    data_dir = Path(os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets")).expanduser()
+    folder = _tfds_folder(name, data_dir) or _tfds_build(name, data_dir)
+    import tensorflow_datasets as tfds
+
+    builder = tfds.builder_from_directory(str(folder))
+    found = [s for s in builder.info.splits if s.startswith(split)]
+    if not found:
+        raise LabError(f"The TFDS set {name} has no split {split!r}.", f"It has {sorted(builder.info.splits)}.")
+    yield from tfds.as_numpy(builder.as_dataset(split=found[0], shuffle_files=False))
 
 
 def _tfds_folder(name: str, data_dir: Path) -> Path | None:
