@@ -8,7 +8,7 @@ from typing import Annotated, Any, Protocol, Union
 
 import tyro
 
-from lab.commands import data, figures, laws, probe, sweep, trace, train, tune
+from lab.commands import claims, data, figures, laws, probe, sweep, trace, train, tune
 from lab.errors import LabError
 
 DESCRIPTION = """A laboratory for multilingual scaling laws: how should compute be spent on a language with little data?
@@ -34,6 +34,7 @@ VERBS: Verbs = {
     "probe": probe.Probe,
     **laws.COMMANDS,
     "figures": figures.Figures,
+    "claims": claims.Claims,
     "trace": trace.Trace,
 }
 

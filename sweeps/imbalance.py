@@ -23,6 +23,7 @@ from lab.config import Component, LayoutConfig, MixtureConfig, RunConfig, Stage
 from lab.data.prepare import Prepared
 from lab.presets import preset
 from lab.recipes import LANGUINI, recipe
+from sweeps.imbalance_claims import claims
 from sweeps.study import Arm, DataSpec, Scale, Study
 
 NOVELS = ("text:en.txt.xz?split=blank2", "text:fr.txt.xz?split=blank2")
@@ -32,6 +33,7 @@ SHARES = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5)
 SCHEDULES: tuple[tuple[float, ...], ...] = ((0.0, 1.0), (0.1, 0.9))
 # The paper's rate at every size and budget, and its warm-up of 500 of 18,265 steps.
 PAPER_RATE = 7
+PAPER_SUFFIX = ", paper's rate"
 PAPER = dataclasses.replace(LANGUINI.optim, warmup=500 / 18_265)
 
 
@@ -104,7 +106,7 @@ class _Maker:
         model = preset(scale.sizes[size], vocab=vocab, context=scale.context)
         tokens = scale.tokens * times
         if order == PAPER_RATE:
-            name, optim = f"{name}, paper's rate", PAPER
+            name, optim = name + PAPER_SUFFIX, PAPER
         else:  # budgets beyond the tuned ones, up to 4 T, are said in docs/imbalance.md
             optim = recipe(scale.recipe, extrapolate=True).setup(model, tokens, scale.batch).optim
         for seed in scale.seeds[:seeds]:
@@ -222,4 +224,6 @@ STUDY = Study(
         ),
     ),
     arms=arms,
+    claims=claims,
+    again=PAPER_SUFFIX,
 )

@@ -31,6 +31,7 @@ from lab.errors import LabError
 from sweeps.exclusion import DEFAULT_RULES
 
 if TYPE_CHECKING:
+    from analysis.claims import Claim
     from lab.data.prepare import Prepared
 
 # What a scale's name promises.
@@ -121,6 +122,9 @@ class Study(Generic[S]):
       scales: where it can be asked, smallest first; the first is meant when none is named.
       arms: its runs, given the prepared text and one of its scales.
       laws: the laws it wants to fit: `lab sweep plan` says whether its runs identify them.
+      claims: what it puts to the test at one of its scales, fixed before its runs; `lab claims` gives the verdicts.
+      again: how the names of arms end that run a second time under another rule of learning rates, or nothing; where
+        the two decide a claim in opposite ways, it stays undecided.
       exclude: rules of `sweeps.exclusion` by which rows of its table are excluded from fits.
     """
 
@@ -130,6 +134,8 @@ class Study(Generic[S]):
     scales: tuple[S, ...]
     arms: Callable[[Prepared, S], tuple[Arm, ...]]
     laws: tuple[LawFit, ...] = ()
+    claims: Callable[[S], tuple[Claim, ...]] = lambda scale: ()
+    again: str = ""
     exclude: tuple[str, ...] = DEFAULT_RULES
 
     def __post_init__(self) -> None:

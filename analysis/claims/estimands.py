@@ -10,12 +10,16 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Literal, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias
 
 import numpy as np
 
-from analysis.reference import Reference
 from lab.errors import LabError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from analysis.reference import Reference
 
 Side = Literal["above", "below", "about zero"]
 SIDES = ("above", "below", "about zero")
@@ -55,8 +59,8 @@ class Sample(Protocol):
         """What the language's perplexity is read against, refitted for each draw."""
         ...
 
-    def probe(self, arm: str, probe: str) -> np.ndarray:
-        """A probe's value, mean over seeds, [R]."""
+    def probe(self, arm: str, what: str) -> np.ndarray:
+        """What a probe measured (`ProbeValue.what`), mean over seeds, [R]."""
         ...
 
 
@@ -105,20 +109,46 @@ class LnPPL:
 
 @dataclasses.dataclass(frozen=True)
 class ProbeValue:
-    """A number that a probe measured on an arm's models, such as a cosine."""
+    """A number that a probe measured on an arm's models, such as a cosine.
+
+    Attributes:
+      probe, language, place, condition: of the rows of `lab.probes`; the place `layers` is the mean over layers,
+        `last layer` the deepest one.
+    """
 
     arm: str
     probe: str
+    language: str
+    place: str = "all"
+    condition: str = "pairs"
 
     @property
     def needs(self) -> tuple[str, ...]:
         return (self.arm,)
 
+    @property
+    def what(self) -> str:
+        """Names the measurement, whatever the arm."""
+        return f"{self.probe} ({self.language}, {self.place}, {self.condition})"
+
     def of(self, sample: Sample) -> Span:
-        return Span.exactly(sample.probe(self.arm, self.probe))
+        return Span.exactly(sample.probe(self.arm, self.what))
+
+    def values(self, probes: pd.DataFrame) -> pd.Series:
+        """The measurement of every run in a table of probes, by run_id."""
+        rows = probes[
+            (probes.probe == self.probe) & (probes.language == self.language) & (probes.condition == self.condition)
+        ]
+        if self.place in ("layers", "last layer"):
+            rows = rows[rows.place.str.isdecimal()]
+            deepest = rows.place.astype(int).groupby(rows.run_id).transform("max")
+            rows = rows if self.place == "layers" else rows[rows.place.astype(int) == deepest]
+        else:
+            rows = rows[rows.place == self.place]
+        return rows.groupby("run_id").value.mean()
 
     def __str__(self) -> str:
-        return f"{self.probe}({self.arm})"
+        return f"{self.what.removesuffix(')')}; {self.arm})"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -17,13 +17,14 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
 import pandas as pd
 from scipy import stats
 
-from analysis.claims.estimands import Span, Statistic
+from analysis.claims.estimands import Claim, ProbeValue, Span, Statistic, leaves
 from analysis.noise import moderated
 from analysis.reference import Reference
 from analysis.teff import Ladder, ladders, reference_of, usable
@@ -35,7 +36,7 @@ LEVEL = 0.95
 # One standard deviation on either side of a normal's median.
 ONE_SD = stats.norm.cdf(-1), stats.norm.cdf(1)
 PPL = "ln PPL"
-PROBE_COLUMNS = ("run_id", "arm", "seed_init", "probe", "value")
+PROBE_COLUMNS = ("run_id", "probe", "place", "language", "condition", "value")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -226,8 +227,8 @@ class _Reader:
     def reference(self, arm: str, language: str) -> Reference:
         return self.evidence.reference(self.evidence.cell(arm, PPL, language), self.reading)
 
-    def probe(self, arm: str, probe: str) -> np.ndarray:
-        return np.asarray(self.evidence.draws[self.evidence.cell(arm, probe)])
+    def probe(self, arm: str, what: str) -> np.ndarray:
+        return np.asarray(self.evidence.draws[self.evidence.cell(arm, what)])
 
 
 def _satterthwaite(parts: list[tuple[float, float]]) -> tuple[float, float]:
@@ -249,12 +250,19 @@ def _distance(draws: np.ndarray, quantile: float) -> float:
     return float(abs(end - middle)) if np.isfinite(end) and np.isfinite(middle) else np.inf
 
 
-def gather(table: pd.DataFrame, probes: pd.DataFrame | None = None, draws: int = DRAWS, seed: int = 0) -> Evidence:
+def gather(
+    table: pd.DataFrame,
+    claims: Sequence[Claim] = (),
+    probes: pd.DataFrame | None = None,
+    draws: int = DRAWS,
+    seed: int = 0,
+) -> Evidence:
     """Evidence from a result table and a table of probes.
 
     Args:
       table: rows of `lab.table`; one rule of learning rates (`analysis.teff.variants`).
-      probes: columns `PROBE_COLUMNS`: one value for each run and probe.
+      claims: whose probes' values are wanted.
+      probes: rows of `lab.probes`, of which the columns `PROBE_COLUMNS` are read.
       draws: of the bootstrap.
       seed: of the draws.
 
@@ -262,7 +270,7 @@ def gather(table: pd.DataFrame, probes: pd.DataFrame | None = None, draws: int =
       LabError: when a ladder has one seed twice, or probes lack columns.
     """
     rows = usable(table)
-    measured = _measurements(rows, probes)
+    measured = _measurements(rows, claims, probes)
     groups = measured.groupby(["arm", "what", "language", "tokens_seen"], sort=False)
     cells = groups.agg(
         mean=("value", "mean"), seeds=("value", "size"), tokens=("tokens", "mean"),
@@ -294,7 +302,7 @@ def gather(table: pd.DataFrame, probes: pd.DataFrame | None = None, draws: int =
     )  # fmt: skip
 
 
-def _measurements(rows: pd.DataFrame, probes: pd.DataFrame | None) -> pd.DataFrame:
+def _measurements(rows: pd.DataFrame, claims: Sequence[Claim], probes: pd.DataFrame | None) -> pd.DataFrame:
     """Everything measured, one row for each run and language or probe."""
     found = pd.DataFrame(
         {
@@ -306,10 +314,24 @@ def _measurements(rows: pd.DataFrame, probes: pd.DataFrame | None) -> pd.DataFra
     if probes is None:
         return found
     if missing := sorted(set(PROBE_COLUMNS) - set(probes.columns)):
-        raise LabError(f"The table of probes lacks {', '.join(missing)}.", "Make it again.")
-    known = probes[probes.run_id.isin(rows.run_id)]
-    extra = known.rename(columns={"probe": "what", "seed_init": "seed"})[["run_id", "arm", "what", "seed", "value"]]
-    return pd.concat([found, extra.assign(language="", eval_hash="", tokens_seen=0, tokens=0.0, n_nonembedding=0)])
+        raise LabError(f"The table of probes lacks {', '.join(missing)}.", "Probe again with `lab probe`.")
+    runs = rows.drop_duplicates("run_id").set_index("run_id")
+    parts = [found]
+    wanted = {leaf.what: leaf for c in claims for leaf in leaves(c.estimand) if isinstance(leaf, ProbeValue)}
+    for what, leaf in wanted.items():
+        values = leaf.values(probes)
+        values = values[values.index.isin(runs.index)]
+        of = runs.loc[values.index]
+        parts.append(
+            pd.DataFrame(
+                {
+                    "run_id": values.index, "arm": of.arm.to_numpy(), "what": what, "language": "",
+                    "seed": of.seed_init.to_numpy(), "value": values.to_numpy(), "tokens": 0.0,
+                    "tokens_seen": of.tokens_seen.to_numpy(), "n_nonembedding": 0, "eval_hash": "",
+                }
+            )
+        )  # fmt: skip
+    return pd.concat(parts, ignore_index=True)
 
 
 def _reference(rows: pd.DataFrame, language: str) -> str:

@@ -18,7 +18,8 @@ import pandas as pd
 from scipy import stats
 
 from analysis.claims.estimands import Claim, LnPPL, LnTEff, ProbeValue, ids, leaves
-from analysis.claims.evidence import LEVEL, PPL, Estimate, Evidence, Reading
+from analysis.claims.evidence import LEVEL, PPL, Estimate, Evidence, Reading, gather
+from analysis.teff import variants
 from lab.errors import LabError
 
 Verdict = Literal["reproduced", "contradicted", "undecided", "no data"]
@@ -161,6 +162,12 @@ def ledger(claims: tuple[Claim, ...], evidence: Evidence, other: Evidence | None
     """
     entries = [_entry(claim, evidence, other) for claim in ids(claims).values()]
     judged = [i for i, e in enumerate(entries) if e.finding is not None]
+    if entries and not judged:
+        first = entries[0]
+        raise LabError(
+            f"None of the {len(entries)} claims can be tested: {first.claim.id} is {first.reason}.",
+            "Run these arms, then collect.",
+        )
     adjusted = holm([found.p for i in judged if (found := entries[i].finding) is not None])
     for i, p in zip(judged, adjusted, strict=True):
         entries[i] = _after_holm(entries[i], float(p))
@@ -205,7 +212,7 @@ def _entry(claim: Claim, evidence: Evidence, other: Evidence | None) -> Entry:
 
 def _cell(evidence: Evidence, leaf: LnTEff | LnPPL | ProbeValue) -> int:
     if isinstance(leaf, ProbeValue):
-        return evidence.cell(leaf.arm, leaf.probe)
+        return evidence.cell(leaf.arm, leaf.what)
     return evidence.cell(leaf.arm, PPL, leaf.language)
 
 
@@ -261,6 +268,29 @@ def _after_holm(entry: Entry, p: float) -> Entry:
     more = further_seeds(entry.claim, entry.finding, entry.seeds)
     reason = f"{entry.verdict} by itself, but not among all claims (Holm's p {p:.3f})"
     return dataclasses.replace(entry, verdict="undecided", reason=reason, further=more)
+
+
+def study_ledger(
+    claims: tuple[Claim, ...], table: pd.DataFrame, again: str = "", probes: pd.DataFrame | None = None,
+    other: pd.DataFrame | None = None,
+) -> tuple[Entry, ...]:  # fmt: skip
+    """The ledger of a study's result table.
+
+    Args:
+      claims: of the study.
+      table: rows of `lab.table`.
+      again: how the names of arms end that were run again at another rule of learning rates; the rest are judged, those
+        beside them.
+      probes: rows of `lab.probes`.
+      other: rows of another table in place of the arms run again, under the plain names.
+
+    Raises:
+      LabError: as `ledger` and `gather`; naming what is missing, when no claim can be tested.
+    """
+    first, second = variants(table, again) if again else (table, table.iloc[:0])
+    second = second if other is None else other
+    beside = gather(second, claims, probes) if len(second) else None
+    return ledger(claims, gather(first, claims, probes), beside)
 
 
 def frame(entries: Sequence[Entry]) -> pd.DataFrame:

@@ -1,0 +1,161 @@
+"""`lab claims`: the verdicts on a study's claims, from its result table alone."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import tyro
+
+from lab.errors import LabError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from analysis.claims.ledger import Entry
+
+COLOURS = {"reproduced": "green", "contradicted": "red", "undecided": "yellow", "no data": "dim"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Claims:
+    """Judge what a paper claims by a study's result table: reproduced, contradicted, undecided or no data.
+
+    A claim is reproduced when its whole 95 % interval lies on the claimed side (where "about zero" is claimed: within
+    the smallest effect that matters), contradicted when it lies on the other, and both only if that survives Holm's
+    procedure over all claims. What would decide the others is said. Claims, sides and smallest effects are fixed in
+    the study's file before its runs.
+
+      lab claims imbalance
+      lab claims imbalance --scale nano --json
+      lab claims imbalance --table mine.parquet --other paper_rate.parquet
+    """
+
+    study: tyro.conf.Positional[str]
+    """Name of a study, or a path to its Python file."""
+    scale: str | None = None
+    """One of the study's scales; by default its smallest."""
+    table: tuple[Path, ...] = ()
+    """Result tables (parquet), read as one; by default the one that comes with the laboratory, else the one that
+    `lab sweep collect` wrote."""
+    other: Path | None = None
+    """Table of the same arms under another rule of learning rates; by default the arms of the table that the study says
+    are that. A claim that the two decide in opposite ways is undecided."""
+    probes: Path | None = None
+    """Table of `lab probe`; by default the one beside the result table."""
+    json: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Print a list of JSON objects in place of a table."""
+    root: Path = Path("out")
+    """Folder for everything the laboratory writes."""
+
+    def run(self) -> int:
+        from analysis.claims.ledger import study_ledger
+        from lab.table import read_table
+        from sweeps.study import find_study
+
+        study = find_study(self.study)
+        scale = study.scale(self.scale)
+        claims = study.claims(scale)
+        if not claims:
+            raise LabError(f"The study {study.name} makes no claims.", "Its file states them: Study(claims=...).")
+        paths = self.table or (self._default(study.label(scale)),)
+        other = read_table(self.other) if self.other else None
+        entries = study_ledger(claims, _one(paths), study.again, self._probes(study.label(scale), paths[0]), other)
+        if self.json:
+            print(json.dumps([entry.as_dict() for entry in entries], indent=1))
+        else:
+            _show(entries, ", ".join(str(p) for p in paths))
+        return 0
+
+    def _default(self, label: str) -> Path:
+        """The committed table of the study, or the collected one.
+
+        Raises:
+          LabError: when there is neither.
+        """
+        from sweeps.collect import table_path
+
+        for path in (_committed(f"{label}.parquet"), table_path(label, self.root)):
+            if path.exists():
+                return path
+        raise LabError(
+            f"There is no result table of {label}: neither {_committed(f'{label}.parquet')} nor "
+            f"{table_path(label, self.root)}.",
+            f"Run `lab sweep run {self.study}`, then `lab sweep collect {self.study}`; or name one with --table.",
+        )
+
+    def _probes(self, label: str, table: Path) -> pd.DataFrame | None:
+        """The table of probes, if there is one.
+
+        Raises:
+          LabError: when the one that was named is missing, or is no table.
+        """
+        import pandas as pd
+
+        near = (table.with_name(f"{label}-probes.parquet"), table.with_name("probes.parquet"))
+        path = self.probes or next((p for p in near if p.exists()), None)
+        if path is None:
+            return None
+        try:
+            return pd.read_parquet(path)
+        except FileNotFoundError:
+            raise LabError(f"{path} does not exist.", f"Make it with `lab probe {self.study}`.") from None
+        except (OSError, ValueError) as error:
+            raise LabError(f"{path} is no parquet table ({str(error).splitlines()[0]}).") from None
+
+
+def _committed(name: str) -> Path:
+    import sweeps
+
+    assert sweeps.__file__ is not None
+    return Path(sweeps.__file__).parent / "results" / name
+
+
+def _one(paths: tuple[Path, ...]) -> pd.DataFrame:
+    """The rows of all tables; of a run that several have, the first one's."""
+    import pandas as pd
+
+    from lab.table import read_table
+
+    whole = pd.concat([read_table(path) for path in paths], ignore_index=True)
+    return whole.drop_duplicates(["arm", "run_id", "language"], ignore_index=True)
+
+
+def _show(entries: tuple[Entry, ...], source: str) -> None:
+    """Prints the ledger for people."""
+    from rich import box
+    from rich.markup import escape
+    from rich.table import Table
+
+    from lab.commands.law_tables import console
+
+    table = Table(title=f"Claims, tested on {escape(source)}", title_justify="left", box=box.SIMPLE_HEAD)
+    for name, justify in (("id", "left"), ("verdict", "left"), ("estimate", "right"), ("95 % interval", "right"),
+                          ("claimed", "left"), ("seeds", "right")):  # fmt: skip
+        table.add_column(name, justify=justify, no_wrap=name != "claimed")  # type: ignore[arg-type]
+    table.add_column("claim", ratio=1)
+    for e in entries:
+        form = e.as_dict()
+        low, high = form["interval"] or (None, None)
+        ends = f"{_number(low, '-inf')} to {_number(high, 'inf')}" if e.finding else ""
+        side = f"{e.claim.side}" + (f" {e.claim.against:.2f}" if e.claim.against else "")
+        side += f" ± {e.claim.delta:g}" if e.claim.side == "about zero" else ""
+        raw = "" if e.raw == e.verdict else f"\n[dim](alone: {e.raw})[/dim]"
+        colour = COLOURS[e.verdict]
+        text = escape(e.claim.text) + (f"\n[dim]{escape(e.reason)}[/dim]" if e.reason else "")
+        for where, what in e.beside.items():
+            text += f"\n[dim]{escape(where)}: {what}[/dim]"
+        table.add_row(
+            e.claim.id, f"[{colour}]{e.verdict}[/{colour}]{raw}", _number(form["statistic"], ""), ends, side,
+            str(e.seeds or ""), text,
+        )  # fmt: skip
+    out = console()
+    out.print(table)
+    counts = {v: sum(e.verdict == v for e in entries) for v in COLOURS}
+    out.print(", ".join(f"{n} {v}" for v, n in counts.items() if n))
+
+
+def _number(value: float | None, missing: str) -> str:
+    return missing if value is None else f"{value:+.3f}"
