@@ -51,6 +51,7 @@ class Rows:
     kind: ClassVar[str] = "table"
     head: Sequence[str]
     rows: Sequence[Sequence[str]]
+    wrapped: Sequence[int] = ()  # columns of prose, whose lines may break
 
 
 @dataclasses.dataclass(frozen=True)

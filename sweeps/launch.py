@@ -97,7 +97,7 @@ def run_study(study: Study[Any], scale: Scale, root: Path, how: Launch = Launch(
             for line in collected.damaged:
                 console.print(f"Left out: {line}", style="red", markup=False)
             if not states["failed"]:
-                report(study.name, collected.path, root / label, console)
+                report(study, scale, collected.path, root, console)
     for paragraph in reasons(ended):
         console.print(paragraph)
     console.print(f"Took {time.monotonic() - started:.0f} s.")
@@ -129,17 +129,19 @@ def submit_study(
     return 0
 
 
-def report(study: str, table: Path, folder: Path, console: Console) -> None:
-    """Draws the study's report into `folder` unless the one there was drawn from this very table."""
+def report(study: Study[Any], scale: Scale, table: Path, root: Path, console: Console) -> None:
+    """Draws the study's report below `root` unless the one there was drawn from this very table."""
     from figures.studies import STUDIES, draw
+    from sweeps.tables import found
 
-    if study not in STUDIES:
+    if study.name not in STUDIES:
         return
+    folder = root / study.label(scale)
     drawn = folder / ".drawn.json"
     digest = hashlib.sha256(table.read_bytes()).hexdigest()
     if not drawn.exists() or read_json(drawn)["table"] != digest:
         with console.status("Fitting laws and drawing the report ..."):
-            summary = draw(study, table, folder)
+            summary = draw(study.name, found(study, root, scale.name, table), folder)
         write_json(drawn, {"table": digest, "summary": summary})
     console.print(read_json(drawn)["summary"], markup=False, soft_wrap=True)
 

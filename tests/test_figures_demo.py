@@ -9,7 +9,7 @@ from PIL import Image
 from test_records import row
 
 from figures.demo_findings import analyse, read
-from figures.studies import draw
+from figures.studies import Found, draw
 from figures.trace import printed, trace_figure, trace_number
 from lab.errors import LabError
 from lab.table import table_of, write_table
@@ -87,7 +87,7 @@ def test_the_numbers_come_back(table):
 
 
 def test_the_report_is_whole(table, tmp_path):
-    text = draw("demo", table, tmp_path)
+    text = draw("demo", Found("demo", table), tmp_path)
     assert "alpha" in text and re.search(r"One token of English is worth 0\.0(49|5)", text)
     page = (tmp_path / "report.html").read_text()
     assert page.count("data:image/png;base64,") == 4
@@ -111,9 +111,9 @@ def test_a_missing_ladder_is_named(table, tmp_path):
     rows = [r for r in pq.read_table(table).to_pylist() if not (r["mixture"] == "enm:1" and r["tokens_seen"] > 2e5)]
     write_table(tmp_path / "less.parquet", table_of(rows))
     with pytest.raises(LabError, match="Middle English alone"):
-        draw("demo", tmp_path / "less.parquet", tmp_path)
+        draw("demo", Found("demo", tmp_path / "less.parquet"), tmp_path)
 
 
 def test_an_unknown_study_is_named(tmp_path):
     with pytest.raises(LabError, match="no figures"):
-        draw("nonsense", tmp_path / "none.parquet", tmp_path)
+        draw("nonsense", Found("nonsense"), tmp_path)

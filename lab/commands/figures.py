@@ -15,18 +15,19 @@ class Figures:
     study: tyro.conf.Positional[str]
     """Name of the study, e.g. demo."""
     scale: str | None = None
-    """One of the study's scales; by default its smallest."""
+    """One of the study's scales; by default the largest that there is a table of."""
     table: Path | None = None
-    """Result table (parquet); by default the one `lab sweep collect` wrote below the root."""
+    """Result table (parquet); by default the one that `lab sweep collect` wrote below the root, else the one that comes
+    with the laboratory."""
     root: Path = Path("out")
     """Folder for everything the laboratory writes."""
 
     def run(self) -> int:
         from figures.studies import draw
-        from sweeps.collect import table_path
         from sweeps.study import find_study
+        from sweeps.tables import found
 
         study = find_study(self.study)
-        label = study.label(study.scale(self.scale))
-        print(draw(study.name, self.table or table_path(label, self.root), self.root / label))
+        there = found(study, self.root, self.scale, self.table)
+        print(draw(study.name, there, self.root / there.label))
         return 0
