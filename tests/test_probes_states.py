@@ -185,5 +185,5 @@ def test_files_of_parallel_lines(tmp_path):
     a.write_text("one\n")
     with pytest.raises(LabError, match=r"a\.txt has 1 lines and .*b\.txt\.gz has 3"):
         file_lines(a, b)
-    with pytest.raises(LabError, match="nowhere.txt cannot be read"):
+    with pytest.raises(LabError, match=r"nowhere\.txt cannot be read"):
         file_lines(tmp_path / "nowhere.txt", b)
