@@ -1,6 +1,6 @@
 """Claims of a paper as tests that are fixed before their runs, and the ledger of their verdicts.
 
-    from analysis.claims.evidence import gather
+    from analysis.claims.gather import gather
     from analysis.claims.ledger import ledger
 
     for entry in ledger(claims, gather(table, claims)):     # a frame of lab.table rows

@@ -18,7 +18,8 @@ import pandas as pd
 from scipy import stats
 
 from analysis.claims.estimands import Claim, LnPPL, LnTEff, ProbeValue, ids, leaves
-from analysis.claims.evidence import LEVEL, PPL, Estimate, Evidence, Reading, gather
+from analysis.claims.evidence import LEVEL, PPL, Estimate, Evidence, Reading
+from analysis.claims.gather import gather
 from analysis.teff import variants
 from lab.errors import LabError
 
@@ -206,7 +207,7 @@ def _entry(claim: Claim, evidence: Evidence, other: Evidence | None) -> Entry:
     if verdict == "undecided" and not flips:
         further = further_seeds(claim, finding, seeds)
         if not reason:
-            reason = _why(finding, further, len(claim.arms))
+            reason = _why(claim, finding, further)
     return Entry(claim, verdict, finding.verdict, reading, finding, beside, None, reason, further, seeds, runs)
 
 
@@ -218,38 +219,53 @@ def _cell(evidence: Evidence, leaf: LnTEff | LnPPL | ProbeValue) -> int:
 
 def _missing(claim: Claim, evidence: Evidence) -> list[str]:
     """What is not in the table: arms by name, and measurements of arms that are."""
-    found = [arm for arm in claim.needs if arm not in evidence.runs]
+    found = [f"the arm {arm!r}" for arm in claim.needs if arm not in evidence.runs]
     for leaf in leaves(claim.estimand):
-        if leaf.arm not in found:
+        if leaf.arm in evidence.runs:
             try:
                 cell = _cell(evidence, leaf)
-                if isinstance(leaf, LnTEff) and not set(leaf.ladder) & set(found):
+                if isinstance(leaf, LnTEff) and not found:
                     evidence.reference(cell, "local")
             except LabError as error:
-                found.append(error.problem)
+                found.append(error.problem.rstrip("."))
     return list(dict.fromkeys(found))
 
 
-def _why(finding: Finding, further: int | None, arms: int) -> str:
+def _why(claim: Claim, finding: Finding, further: int | None) -> str:
     if not math.isfinite(finding.half_width):
         known = finding.estimate.freedom > 0
         return "the interval is open: only a bound is known" if known else "no arm has replicate seeds"
+    low, high = finding.interval
+    if claim.side != "about zero" and claim.against - claim.delta < low and high < claim.against + claim.delta:
+        return f"any effect is smaller than {claim.delta:g}, the smallest that matters"
     width = f"half-width {finding.half_width:.3f}"
     if further is None:
         return f"{width}; more seeds alone would not decide it"
-    return f"{width}; {further} more seeds ({further * arms} runs) would decide it"
+    runs = further * len(claim.arms)
+    return f"{width}; {_many(further, 'more seed')} ({_many(runs, 'run')}) would decide it"
+
+
+def _many(count: int, what: str) -> str:
+    return f"{count} {what}{'' if count == 1 else 's'}"
 
 
 def further_seeds(claim: Claim, finding: Finding, seeds: int) -> int | None:
-    """Seeds more for each arm at which the interval is expected to decide, if the estimate, or else delta, is true.
+    """Seeds more for each arm at which the interval is expected to decide.
 
-    More seeds shrink what seeds contribute and leave what the documents do; None when 100 would not do.
+    The effect is taken to be the estimate; or delta, where that is larger and the interval does not speak against it.
+    More seeds shrink what seeds contribute and leave what the documents do; None when 100 would not do, or when the
+    interval has shrunk to less than delta around nothing.
     """
     value = _value(finding.estimate)
     if value is None or not math.isfinite(finding.half_width):
         return None
     away = abs(value - claim.against)
-    wanted = abs(claim.delta - away) if claim.side == "about zero" else max(away, claim.delta)
+    if claim.side == "about zero":
+        wanted = abs(claim.delta - away)
+    else:
+        wanted = away if finding.half_width < claim.delta else max(away, claim.delta)
+        if away + finding.half_width < claim.delta:
+            return None
     estimate = finding.estimate
     for more in range(1, MOST_SEEDS + 1):
         share = seeds / (seeds + more)

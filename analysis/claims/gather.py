@@ -1,0 +1,194 @@
+"""From a result table and a table of probes to evidence: means over seeds, their noise, and its joint draws."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+from analysis.claims.estimands import Claim, ProbeValue, leaves
+from analysis.claims.evidence import PPL, Evidence
+from analysis.noise import moderated
+from analysis.teff import ladders, reference_of, usable
+from lab.errors import LabError
+
+DRAWS = 4000
+PROBE_COLUMNS = ("run_id", "probe", "place", "language", "condition", "value")
+
+
+def gather(
+    table: pd.DataFrame,
+    claims: Sequence[Claim] = (),
+    probes: pd.DataFrame | None = None,
+    draws: int = DRAWS,
+    seed: int = 0,
+) -> Evidence:
+    """Evidence from a result table and a table of probes.
+
+    Args:
+      table: rows of `lab.table`; one rule of learning rates (`analysis.teff.variants`).
+      claims: whose probes' values are wanted.
+      probes: rows of `lab.probes`, of which the columns `PROBE_COLUMNS` are read.
+      draws: of the bootstrap.
+      seed: of the draws.
+
+    Raises:
+      LabError: when a ladder has one seed twice, or probes lack columns.
+    """
+    rows = usable(table)
+    measured = _measurements(rows, claims, probes)
+    groups = measured.groupby(["arm", "what", "language", "tokens_seen"], sort=False)
+    cells = groups.agg(
+        mean=("value", "mean"), seeds=("value", "size"), tokens=("tokens", "mean"),
+        n_nonembedding=("n_nonembedding", "first"), eval_hash=("eval_hash", "first"), variance=("value", "var"),
+    ).reset_index()  # fmt: skip
+    references = {str(name): _reference(rows, str(name)) for name in rows.language.unique()}
+    cells["reference"] = cells.language.map(references).fillna("")
+    noise = _noise(cells, measured, groups.ngroup().to_numpy())
+    shifts, documents = _document_shifts(cells, rows, draws, seed)
+    seeds = np.array(sorted(set(measured.seed)))
+    weights = np.zeros((len(cells), len(seeds)))
+    np.add.at(weights, (groups.ngroup().to_numpy(), np.searchsorted(seeds, measured.seed)), 1.0)
+    weights /= weights.sum(axis=1, keepdims=True)
+    weights[(cells.what != PPL).to_numpy()] = 0.0
+    cells["variance"], cells["freedom"] = noise.variance, noise.freedom
+    cells["error"] = np.sqrt(noise.variance / cells.seeds)
+    rng = np.random.default_rng([seed, 1])
+    error = np.nan_to_num(cells.error.to_numpy())[:, None]
+    arm = cells.groupby(["arm", "what"], sort=False).ngroup().to_numpy()
+    run = rng.standard_normal((int(arm.max()) + 1, draws))[arm]
+    own = rng.standard_normal((len(cells), draws))
+    joint = error * (np.sqrt(noise.together) * run + np.sqrt(1 - noise.together) * own)
+    joint += np.sqrt(noise.common) * weights @ rng.standard_normal((len(seeds), draws)) + shifts
+    moves = np.concatenate([np.zeros((len(cells), 1)), np.diag(error[:, 0]), joint], axis=1)
+    runs = {str(a): tuple(dict.fromkeys(part.run_id)) for a, part in measured.groupby("arm")}
+    return Evidence(
+        cells, weights, noise.common, noise.together, noise.total, ladders(rows), documents, runs,
+        cells["mean"].to_numpy()[:, None] + moves, shifts,
+    )  # fmt: skip
+
+
+def _measurements(rows: pd.DataFrame, claims: Sequence[Claim], probes: pd.DataFrame | None) -> pd.DataFrame:
+    """Everything measured, one row for each run and language or probe."""
+    found = pd.DataFrame(
+        {
+            "run_id": rows.run_id, "arm": rows.arm, "what": PPL, "language": rows.language, "seed": rows.seed_init,
+            "value": np.log(rows.ppl.astype(float)), "tokens": rows.tokens_language.astype(float),
+            "tokens_seen": rows.tokens_seen, "n_nonembedding": rows.n_nonembedding, "eval_hash": rows.eval_hash,
+        }
+    )  # fmt: skip
+    if probes is None:
+        return found
+    if missing := sorted(set(PROBE_COLUMNS) - set(probes.columns)):
+        raise LabError(f"The table of probes lacks {', '.join(missing)}.", "Probe again with `lab probe`.")
+    runs = rows.drop_duplicates("run_id").set_index("run_id")
+    parts = [found]
+    wanted = {leaf.what: leaf for c in claims for leaf in leaves(c.estimand) if isinstance(leaf, ProbeValue)}
+    for what, leaf in wanted.items():
+        values = leaf.values(probes)
+        values = values[values.index.isin(runs.index)]
+        of = runs.loc[values.index]
+        parts.append(
+            pd.DataFrame(
+                {
+                    "run_id": values.index, "arm": of.arm.to_numpy(), "what": what, "language": "",
+                    "seed": of.seed_init.to_numpy(), "value": values.to_numpy(), "tokens": 0.0,
+                    "tokens_seen": of.tokens_seen.to_numpy(), "n_nonembedding": 0, "eval_hash": "",
+                }
+            )
+        )  # fmt: skip
+    return pd.concat(parts, ignore_index=True)
+
+
+def _reference(rows: pd.DataFrame, language: str) -> str:
+    try:
+        return reference_of(rows, language)
+    except LabError:
+        return ""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _SeedNoise:
+    """Noise of all cells: variance of one run's own effect [cells] and its freedom, see `Evidence` for the rest."""
+
+    variance: np.ndarray
+    freedom: np.ndarray
+    common: float
+    together: float
+    total: int
+
+
+def _noise(cells: pd.DataFrame, measured: pd.DataFrame, cell: np.ndarray) -> _SeedNoise:
+    """Parts the spread between seeds into what a seed does to all arms and what is a run's own."""
+    freedom = cells.seeds.to_numpy() - 1.0
+    variance, own_freedom = np.full(len(cells), np.nan), np.zeros(len(cells))
+    total, common, together = 0, 0.0, 0.0
+    for what, rows in cells.groupby("what").indices.items():
+        noise = moderated(cells.variance.to_numpy()[rows], freedom[rows])
+        if what == PPL and noise.total and noise.variance.max() > 0:
+            part = measured[np.isin(cell, rows)].assign(cell=cell[np.isin(cell, rows)])
+            part = part[freedom[part.cell] > 0]
+            part["left"] = part.value - part.groupby("cell").value.transform("mean")
+            scale = pd.Series(noise.variance * freedom[rows] / (freedom[rows] + 1), rows)
+            part["scale"] = np.sqrt(part.cell.map(scale))
+            common, left = _common(part)
+            if common > 0:
+                part["left"] = left
+                own = (left**2).groupby(part.cell).sum().reindex(rows).to_numpy() / np.maximum(freedom[rows], 1)
+                noise = moderated(own, freedom[rows])
+                scale = pd.Series(noise.variance * freedom[rows] / (freedom[rows] + 1), rows)
+                part["scale"] = np.sqrt(part.cell.map(scale))
+            total, together = noise.total, _together(part)
+        variance[rows], own_freedom[rows] = noise.variance, noise.freedom
+    return _SeedNoise(variance, own_freedom, common, together, total)
+
+
+def _common(part: pd.DataFrame) -> tuple[float, pd.Series]:
+    """Variance of what a seed does to all arms alike, by moments, and the residuals without it."""
+    weight = 1 / part.scale**2
+    arms, seeds = part.cell.nunique(), part.seed.nunique()
+    if arms < 3 or seeds < 2:
+        return 0.0, part.left
+    effect = (part.left * weight).groupby(part.seed).sum() / weight.groupby(part.seed).sum()
+    chance = float((1 / weight.groupby(part.seed).sum()).sum())
+    variance = max(0.0, float((effect**2).sum()) - chance) / (seeds - 1)
+    # What the common effect took from each cell's residuals by chance is given back.
+    return variance, (part.left - part.seed.map(effect)) * np.sqrt(arms / (arms - 1))
+
+
+def _together(part: pd.DataFrame) -> float:
+    """Correlation of one run's residuals between its languages."""
+    r = part.assign(r=part.left / part.scale).groupby("run_id").r
+    pairs = float((r.size() * (r.size() - 1)).sum())
+    if pairs == 0:
+        return 0.0
+    products = float((r.sum() ** 2 - r.apply(lambda v: (v**2).sum())).sum())
+    return float(np.clip(products / pairs, 0.0, 1.0))
+
+
+def _document_shifts(
+    cells: pd.DataFrame, rows: pd.DataFrame, draws: int, seed: int
+) -> tuple[np.ndarray, dict[str, int]]:
+    """Change of each cell's plain loss [cells, draws] under resampled documents; documents of each evaluation set."""
+    shifts, counts = np.zeros((len(cells), draws)), {}
+    where = {(c.arm, c.language, c.tokens_seen): i for i, c in enumerate(cells.itertuples()) if c.what == PPL}
+    for number, (text, part) in enumerate(sorted(rows.groupby("eval_hash"), key=lambda item: str(item[0]))):
+        part = part[part.document_nats.notna() & part.document_tokens.notna()]
+        targets = {tuple(t) for t in part.document_tokens}
+        if len(targets) != 1 or len(next(iter(targets))) < 2:
+            continue
+        sizes = np.array(next(iter(targets)), float)
+        counts[str(text)] = len(sizes)
+        rng = np.random.default_rng([seed, 2, number])
+        drawn = rng.multinomial(len(sizes), np.full(len(sizes), 1 / len(sizes)), draws).astype(float)
+        keys, nats = [], []
+        for _, same in part.groupby(["arm", "language", "tokens_seen"]):
+            first = same.iloc[0]
+            keys.append(where[first.arm, first.language, first.tokens_seen])
+            nats.append(np.mean(np.stack([np.asarray(n, float) for n in same.document_nats]), axis=0))
+        stacked = np.stack(nats)
+        base = stacked.sum(axis=1, keepdims=True) / sizes.sum()
+        shifts[keys] = (stacked @ drawn.T) / (drawn @ sizes) - base
+    return shifts, counts
