@@ -26,7 +26,7 @@ from lab.config import RunConfig
 from lab.data.labelled import Task, read_task
 from lab.data.prepare import open_prepared
 from lab.errors import LabError
-from lab.evaluate import embeddings, finetune, gradients, hidden, word2vec
+from lab.evaluate import embeddings, finetune, gradients, hidden, shared_layer, word2vec
 from lab.evaluate.embeddings import Mean
 from lab.evaluate.paired import Paired, file_lines, is_clone, name_of, parallel_text, same_text, verse_lines
 from lab.records import locked, one_line_io_errors
@@ -58,7 +58,7 @@ READINGS: dict[ProbeName, tuple[str, ...]] = {
     "embedding": ("input embedding", "output embedding"),
     "hidden": ("hidden state",),
     "gradient": ("gradient",),
-    "word2vec": ("word2vec input", "word2vec output"),
+    "word2vec": ("word2vec input", "word2vec output", "word2vec shared input", "word2vec shared output"),
     "finetune": ("finetune", "finetune f1", "finetune matthews", "finetune cut"),
 }
 PROBES: tuple[ProbeName, ...] = get_args(ProbeName)
@@ -257,9 +257,12 @@ def _word2vec(subject: Subject, tick: Callable[[], None]) -> list[Reading]:
             for batch in subject.training_tokens():
                 yield from batch
 
-    vectors = word2vec.cbow(Sentences(), subject.run.model.vocab, subject.run.model.d_model)
-    both = {"input": vectors.input, "output": vectors.output}
-    return [r for name, rows in both.items() for r in _rows(subject, f"word2vec {name}", rows, None)]
+    readings = []
+    for name, cbow in (("word2vec", word2vec.cbow), ("word2vec shared", shared_layer.cbow)):
+        vectors = cbow(Sentences(), subject.run.model.vocab, subject.run.model.d_model)
+        readings += _rows(subject, f"{name} input", vectors.input, None)
+        readings += _rows(subject, f"{name} output", vectors.output, None)
+    return readings
 
 
 def _rows(subject: Subject, probe: str, rows_VxD: np.ndarray, counts_V: np.ndarray | None) -> list[Reading]:

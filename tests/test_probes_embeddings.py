@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lab.errors import LabError
-from lab.evaluate import word2vec
+from lab.evaluate import shared_layer, word2vec
 from lab.evaluate.embeddings import (
     Mean,
     by_frequency,
@@ -72,7 +72,8 @@ def test_padding_and_anchors_are_no_pairs():
     assert distinct_pairs(np.array([0, 1, 2, 3]), np.array([0, 5, 2, 7])).tolist() == [1, 3]
 
 
-def test_word2vec_aligns_words_that_are_used_alike():
+@pytest.mark.parametrize("cbow", [word2vec.cbow, shared_layer.cbow], ids=["gensim", "shared layer"])
+def test_word2vec_aligns_words_that_are_used_alike(cbow):
     # Ids 1 and 11 are used alike, as are 2 and 12: they share their contexts. Id 20 is never seen.
     rng = np.random.default_rng(0)
     groups = {1: (3, 4), 11: (3, 4), 2: (5, 6), 12: (5, 6)}
@@ -82,14 +83,20 @@ def test_word2vec_aligns_words_that_are_used_alike():
         return np.array([x for _ in range(10) for x in (word, rng.choice(groups[word]))])
 
     sentences = [sentence() for _ in range(1500)]
-    vectors = word2vec.cbow(sentences, vocab=21, width=8)
+    vectors = cbow(sentences, vocab=21, width=8)
     assert vectors.input.shape == vectors.output.shape == (21, 8)
     assert np.isnan(vectors.input[20]).all() and not np.isnan(vectors.output[12]).any()
     alike = pair_cosines(vectors.output, np.array([1, 2]), np.array([11, 12]))
     apart = pair_cosines(vectors.output, np.array([1, 2]), np.array([12, 11]))
     assert alike.min() > apart.max()
-    again = word2vec.cbow(sentences, vocab=21, width=8)
+    again = cbow(sentences, vocab=21, width=8)
     np.testing.assert_array_equal(vectors.input, again.input)
+
+
+def test_a_word_that_is_always_alone_teaches_nothing():
+    # No position has a context, so no row moves: outputs stay zero.
+    vectors = shared_layer.cbow([np.array([k % 3]) for k in range(30)], vocab=4, width=5)
+    assert not vectors.output[:3].any() and np.isnan(vectors.output[3]).all()
 
 
 def test_word2vec_without_gensim_says_how_to_get_it(monkeypatch):

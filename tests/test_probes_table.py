@@ -12,7 +12,7 @@ import pytest
 import tiny
 from test_train import Silent
 
-from lab import lineage, model
+from lab import lineage, model, step
 from lab.cli import main
 from lab.commands.probe import Probe
 from lab.data.prepare import open_prepared
@@ -24,6 +24,7 @@ from lab.lineage import final_params
 from lab.probes import COLUMNS, Prober, ProbeTable, Settings, Subject
 from lab.records import RunDir
 from lab.rundata import open_run
+from lab.sharding import make_mesh
 from lab.train import Execution, train
 from sweeps.study import Arm
 
@@ -170,7 +171,10 @@ def test_word2vec_is_trained_on_what_the_run_read(probe):
     code, table = probe("--arms", CLONES, "--probes", "word2vec")
     assert code == 0
     assert set(zip(table.probe, table.condition, strict=True)) == {
-        (f"word2vec {end}", c) for end in ("input", "output") for c in ("pairs", "all pairs")
+        (f"{kind} {end}", c)
+        for kind in ("word2vec", "word2vec shared")
+        for end in ("input", "output")
+        for c in ("pairs", "all pairs")
     }
     # Pieces that were read in both languages have a pair, and no others.
     assert 0 < table[table.condition == "pairs"].n.min() < tiny.VOCAB - 1
@@ -238,6 +242,23 @@ def test_parameters_are_those_that_training_ended_with(trained, tmp_path):
     assert nats.mean() == pytest.approx(result["evaluations"][0]["loss"], rel=1e-3)
     with pytest.raises(LabError, match="has kept no parameters of its last step"):
         final_params(arm.run, tmp_path, data.layout.hash)
+
+
+def test_parameters_are_found_in_a_whole_state_too(trained, tmp_path):
+    run = trained[1][0].run
+    state = step.init_state(step.Program(run.model, make_mesh()), [7])
+    with lineage.kept(RunDir(tmp_path, run.run_id), run.model, "layout") as checkpoints:
+        lineage.keep(checkpoints, run.steps, state, "state", "examples")
+    got = final_params(run, tmp_path, "layout")
+    jax.tree.map(np.testing.assert_array_equal, got, jax.tree.map(lambda x: x[0], state.params))
+    with pytest.raises(LabError, match="is of another model: layout 'layout' instead of 'other'"):
+        final_params(run, tmp_path, "other")
+
+
+def test_a_study_that_was_not_trained_is_refused(probe, tmp_path, capsys):
+    (tmp_path / "runs").unlink()
+    assert probe()[0] == 1
+    assert "Run `lab sweep run made_up` first" in capsys.readouterr().err
 
 
 def test_a_table_of_another_version_is_refused(trained, tmp_path):

@@ -26,7 +26,7 @@ class Probe(StudyOptions):
       embedding  cosine of a piece's row and its clone's, in the input embedding and the output head, by frequency
       hidden     cosine of hidden states after every block; of two real languages on parallel text
       gradient   cosine of the two languages' gradients, by tensor and layer
-      word2vec   the first probe on word2vec in place of a decoder (needs gensim)
+      word2vec   the first probe on word2vec in place of a decoder, plain (needs gensim) and with one shared layer
       finetune   accuracy on tasks learned in the first language, in it and, zero-shot, in its clone: minutes a run
 
       lab probe imbalance --scale nano

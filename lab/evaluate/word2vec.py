@@ -15,6 +15,9 @@ import numpy as np
 
 from lab.errors import LabError
 
+WINDOW, NEGATIVES, SAMPLE = 5, 20, 1e-3
+RATE, MIN_RATE = 0.025, 0.0001
+
 
 @dataclasses.dataclass(frozen=True)
 class Vectors:
@@ -49,11 +52,11 @@ def cbow(sentences_T: Iterable[np.ndarray], vocab: int, width: int, seed: int = 
         sentences=_Words(sentences_T),
         vector_size=width,
         sg=0,
-        window=5,
-        negative=20,
-        sample=1e-3,
-        alpha=0.025,
-        min_alpha=0.0001,
+        window=WINDOW,
+        negative=NEGATIVES,
+        sample=SAMPLE,
+        alpha=RATE,
+        min_alpha=MIN_RATE,
         min_count=1,
         epochs=1,
         seed=seed,
