@@ -2,8 +2,8 @@
 
 Plain word2vec has none, since every language has rows of its own, and its clones did not align in arXiv:2404.07982.
 Here the mean of a context's rows passes through one layer, relu(h W + b), before it is compared with output rows: CBOW
-with negative sampling in all else, with the settings of `lab.evaluate.word2vec`. Rows learn by plain SGD from the sum of
-a sequence's gradients, as if its positions came one by one; the layer, which every position moves, from their mean.
+with negative sampling in all else, with the settings of `lab.evaluate.word2vec`. Rows learn by plain SGD from the sum
+of a sequence's gradients, as if its positions came one by one; the layer, which every position moves, from their mean.
 """
 
 from __future__ import annotations
