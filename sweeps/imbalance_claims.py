@@ -4,7 +4,7 @@ T1 to T8 are the paper's takeaways in the order of its sections, in our words: t
 this was written, so the numbering is inferred from its sections, tables and figures. The letters are its directions:
 
     a  two equal clones: TEff below 1, and falling with tokens        T1, a2
-    b  the rarer the clone, the higher its TEff; 1 near .2 to .3      T3, b2, b3
+    b  the rarer the clone, the higher its TEff; 1 near .2 to .3      T3, b2 to b4
     c  TEff of a clone at 10 % is 2 or more; more for larger models   T2, c2, c3
     d  ten languages: TEff above 1, more so with a dominant one       d1, d2
     e  90 -> 10 beats 50/50 without other data; 100 -> 0 forgets      T6, e2 to e5
@@ -23,7 +23,7 @@ import dataclasses
 import math
 from typing import TYPE_CHECKING
 
-from analysis.claims import Claim, Combination, LnPPL, LnTEff, ProbeValue, Side, Statistic, difference
+from analysis.claims import Claim, Combination, LnPPL, LnShareAtOne, LnTEff, ProbeValue, Side, Statistic, difference
 
 if TYPE_CHECKING:
     from sweeps.imbalance import Imbalance
@@ -84,6 +84,7 @@ def _clones(arms: _Arms) -> tuple[Claim, ...]:
     balanced = arms.teff("clone 50 %", "clone1")
     longer = arms.teff("clone 10 %", "clone1", 2)
     larger = arms.teff("clone 10 %", "clone1", size=2)
+    where_even = LnShareAtOne(tuple(arms.teff(f"clone {100 * p:g} %", "clone1") for p in arms.scale.shares))
     return (
         _claim("T1", "Two languages in equal shares do not help each other: TEff at 50/50 is below 1 (a).",
                "Table 1, row 4", arms.equal(), "below", seeds=SEEDS),
@@ -101,6 +102,8 @@ def _clones(arms: _Arms) -> tuple[Claim, ...]:
                "Figure 1", difference(twentieth, tenth), "above"),
         _claim("b3", "TEff of a clone has crossed 1 at 40 % (b).",
                "Figure 1", arms.teff("clone 40 %", "clone1"), "below"),
+        _claim("b4", "A clone gains up to a share of about a quarter: TEff is 1 between 17 and 37 % (b).",
+               "Figure 1", where_even, "about zero", 0.4, against=math.log(0.25)),
         _claim("T5", "Imbalance pays more with longer training: TEff of a clone at 10 % is higher at 2 T than at T.",
                "Figure 2", difference(longer, tenth), "above", seeds=SEEDS),
     )  # fmt: skip

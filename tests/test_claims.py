@@ -13,10 +13,11 @@ import pytest
 from synthetic_imbalance import SCALE, World, arms
 from test_records import row
 
-from analysis.claims import Claim, Combination, LnPPL, LnTEff, ProbeValue, difference
+from analysis.claims import Claim, Combination, LnPPL, LnShareAtOne, LnTEff, ProbeValue, difference
 from analysis.claims.estimands import leaves
 from analysis.claims.gather import gather
 from analysis.claims.ledger import frame, holm, judge, ledger, study_ledger
+from analysis.teff_law import teff_law
 from lab.errors import LabError
 from lab.table import COLUMNS, table_of, write_table
 from sweeps.imbalance import STUDY
@@ -48,8 +49,16 @@ def weights(statistic: Any, factor: float = 1.0) -> list[tuple[float, Any]]:
     return [(factor, statistic)]
 
 
+def falling(points: tuple[LnTEff, ...], share: float, power: float = 0.7) -> dict[tuple[str, str], float]:
+    """TEff that falls with the share of the clone, through 1 at `share`."""
+    own = {run.name: run.run.mixture.stages[0].shares[1] for run in RUNS if run.name in {p.arm for p in points}}
+    return {(p.arm, p.language): (own[p.arm] / share) ** -power for p in points}
+
+
 def where(claim: Claim, value: float, world: World) -> World:
     """The world in which the claim's estimand is `value`: one of its arms, which is not a ladder's, is moved."""
+    if isinstance(claim.estimand, LnShareAtOne):
+        return dataclasses.replace(world, teff=falling(claim.estimand.points, math.exp(value)))
     weight, leaf = next(p for p in weights(claim.estimand) if not p[1].arm.startswith(("l1,", "l2,")))
     shift = (value - truth(world, claim.estimand)) / weight
     if isinstance(leaf, ProbeValue):
@@ -70,7 +79,7 @@ def worlds(claim: Claim) -> dict[str, World]:
     """For each verdict a world that must give it: effects of three times delta, or one too small for the noise."""
     calm = World(draw=sum(map(ord, claim.id)))
     if claim.side == "about zero":
-        there, beyond, edge = 0.0, 3 * claim.delta, claim.delta
+        there, beyond, edge = claim.against, claim.against + 3 * claim.delta, claim.against + claim.delta
     else:
         sign = 1 if claim.side == "above" else -1
         effect = sign * max(3 * claim.delta, 0.03)
@@ -113,7 +122,8 @@ def test_every_arm_that_a_claim_names_is_an_arm_of_the_study() -> None:
 
 def test_the_committed_deltas_are_those_that_were_fixed_before_the_runs() -> None:
     assert {CLAIMS[id].seeds for id in ("T1", "T2", "T3", "T5")} == {3}
-    assert {c.delta for c in CLAIMS.values() if all(isinstance(leaf, LnTEff) for leaf in leaves(c.estimand))} == {0.1}
+    worths = [c for c in CLAIMS.values() if all(isinstance(leaf, LnTEff) for leaf in leaves(c.estimand))]
+    assert {c.delta for c in worths if not isinstance(c.estimand, LnShareAtOne)} == {0.1}
 
 
 def test_holm_by_hand() -> None:
@@ -230,6 +240,37 @@ def test_seeds_are_paired() -> None:
     assert high - low < 0.02
     alone_low, alone_high = found.estimate(LnPPL(TENTH, "clone1")).interval()
     assert alone_high - alone_low > 0.05
+
+
+def test_the_share_up_to_which_a_clone_gains_comes_back_or_is_bounded() -> None:
+    claim = CLAIMS["b4"]
+    points = claim.estimand.points  # type: ignore[union-attr]
+    for share in (0.15, 0.25, 0.45):
+        table = World(teff=falling(points, share)).table(RUNS, claim.needs)
+        estimate = gather(table, draws=FEW).estimate(claim.estimand)
+        low, high = estimate.interval()
+        assert low < math.log(share) < high and high - low < 0.2
+    never, always = (
+        gather(World(teff=falling(points, share)).table(RUNS, claim.needs), draws=FEW).estimate(claim.estimand)
+        for share in (0.03, 0.9)
+    )
+    assert never.low == -math.inf and never.high == pytest.approx(math.log(0.05), abs=1e-3)
+    assert always.high == math.inf and always.low == pytest.approx(math.log(0.5), abs=1e-3)
+
+
+def test_a_law_of_teff_is_recovered_with_its_interval() -> None:
+    points = CLAIMS["b4"].estimand.points  # type: ignore[union-attr]
+    world = World(teff=falling(points, 0.25, 0.7), noise=1e-3, document_noise=0.0)
+    evidence = gather(world.table(RUNS, CLAIMS["b4"].needs), draws=FEW)
+    shares = [math.log(float(p.arm.split()[1]) / 100) for p in points]
+    law = teff_law(evidence, points, {"ln share": shares})
+    slope = law.coefficients["ln share"]
+    low, high = slope.interval()
+    assert low < -0.7 < high and high - low < 0.1
+    assert law.coefficients["1"].low == pytest.approx(-0.7 * math.log(4), abs=0.05)
+    assert law.spread < 0.02 and set(law.residuals) == {p.arm for p in points}
+    with pytest.raises(LabError, match="cannot tell ln share, twice apart"):
+        teff_law(evidence, points, {"ln share": shares, "twice": [2 * s for s in shares]})
 
 
 def test_claims_that_make_no_sense_are_named() -> None:

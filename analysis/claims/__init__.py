@@ -12,6 +12,7 @@ What a study needs to state its claims is here and costs nothing to import.
 from analysis.claims.estimands import Claim as Claim
 from analysis.claims.estimands import Combination as Combination
 from analysis.claims.estimands import LnPPL as LnPPL
+from analysis.claims.estimands import LnShareAtOne as LnShareAtOne
 from analysis.claims.estimands import LnTEff as LnTEff
 from analysis.claims.estimands import ProbeValue as ProbeValue
 from analysis.claims.estimands import Side as Side

@@ -55,6 +55,10 @@ class Sample(Protocol):
         """Training tokens of the language, as realised."""
         ...
 
+    def share(self, arm: str, language: str) -> float:
+        """Of all training tokens, those of the language."""
+        ...
+
     def reference(self, arm: str, language: str) -> Reference:
         """What the language's perplexity is read against, refitted for each draw."""
         ...
@@ -172,7 +176,41 @@ class Combination:
         return " ".join(parts).removeprefix("+ ")
 
 
-Statistic: TypeAlias = LnTEff | LnPPL | ProbeValue | Combination
+@dataclasses.dataclass(frozen=True)
+class LnShareAtOne:
+    """ln of the share of the tokens up to which a language gains: where its TEff falls through 1, between `points`.
+
+    ln TEff is joined linearly in ln share. A language that gains at no share, or at every one, gives a bound.
+    """
+
+    points: tuple[LnTEff, ...]
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(arm for point in self.points for arm in point.needs))
+
+    def of(self, sample: Sample) -> Span:
+        x = np.log([sample.share(p.arm, p.language) for p in self.points])
+        order = np.argsort(x)
+        x, spans = x[order], [self.points[i].of(sample) for i in order]
+        y = np.stack([np.where(np.isfinite(s.low), s.low, s.high) for s in spans])
+        loses = y <= 0
+        after = np.where(loses.any(axis=0), loses.argmax(axis=0), len(x) - 1)
+        before = np.maximum(after - 1, 0)
+        draws = np.arange(y.shape[1])
+        above, below = y[before, draws], y[after, draws]
+        with np.errstate(divide="ignore", invalid="ignore"):
+            between = x[before] + (x[after] - x[before]) * above / (above - below)
+        never, always = loses[0], ~loses.any(axis=0)
+        between = np.where(never, x[0], np.where(always, x[-1], between))
+        return Span(np.where(never, -np.inf, between), np.where(always, np.inf, between))
+
+    def __str__(self) -> str:
+        arms = ", ".join(p.arm for p in self.points)
+        return f"ln share where TEff({self.points[0].language}) = 1; {arms}"
+
+
+Statistic: TypeAlias = LnTEff | LnPPL | ProbeValue | LnShareAtOne | Combination
 
 
 def difference(first: Statistic, second: Statistic) -> Combination:
@@ -184,6 +222,8 @@ def leaves(statistic: Statistic) -> tuple[LnTEff | LnPPL | ProbeValue, ...]:
     """What a statistic is made of."""
     if isinstance(statistic, Combination):
         return tuple(leaf for _, term in statistic.terms for leaf in leaves(term))
+    if isinstance(statistic, LnShareAtOne):
+        return statistic.points
     return (statistic,)
 
 

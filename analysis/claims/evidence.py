@@ -220,6 +220,10 @@ class Reader:
     def tokens(self, arm: str, language: str) -> float:
         return float(self.evidence.cells.tokens[self.evidence.cell(arm, PPL, language)])
 
+    def share(self, arm: str, language: str) -> float:
+        cell = self.evidence.cell(arm, PPL, language)
+        return float(self.evidence.cells.tokens[cell] / self.evidence.cells.tokens_seen[cell])
+
     def reference(self, arm: str, language: str) -> Reference:
         return self.evidence.reference(self.evidence.cell(arm, PPL, language), self.reading)
 
