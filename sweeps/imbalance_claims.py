@@ -33,6 +33,8 @@ TENTH = 0.10
 # The takeaways that must be decided by three seeds or more.
 SEEDS = 3
 SIDE_LADDER = (0.05, 0.1, 0.25, 0.5, 1.0)
+# Between which the share is read at which TEff is 1.
+FINE_SHARES = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5)
 DISJOINT, MERGED = "disjoint", "merged"
 
 
@@ -84,7 +86,7 @@ def _clones(arms: _Arms) -> tuple[Claim, ...]:
     balanced = arms.teff("clone 50 %", "clone1")
     longer = arms.teff("clone 10 %", "clone1", 2)
     larger = arms.teff("clone 10 %", "clone1", size=2)
-    where_even = LnShareAtOne(tuple(arms.teff(f"clone {100 * p:g} %", "clone1") for p in arms.scale.shares))
+    where_even = LnShareAtOne(tuple(arms.teff(f"clone {100 * p:g} %", "clone1") for p in FINE_SHARES))
     return (
         _claim("T1", "Two languages in equal shares do not help each other: TEff at 50/50 is below 1 (a).",
                "Table 1, row 4", arms.equal(), "below", seeds=SEEDS),

@@ -14,6 +14,7 @@ from lab.errors import LabError
 if TYPE_CHECKING:
     import pandas as pd
 
+    from analysis.claims import Claim
     from analysis.claims.ledger import Entry
 
 COLOURS = {"reproduced": "green", "contradicted": "red", "undecided": "yellow", "no data": "dim"}
@@ -132,30 +133,35 @@ def _show(entries: tuple[Entry, ...], source: str) -> None:
     from lab.commands.law_tables import console
 
     table = Table(title=f"Claims, tested on {escape(source)}", title_justify="left", box=box.SIMPLE_HEAD)
-    for name, justify in (("id", "left"), ("verdict", "left"), ("estimate", "right"), ("95 % interval", "right"),
-                          ("claimed", "left"), ("seeds", "right")):  # fmt: skip
-        table.add_column(name, justify=justify, no_wrap=name != "claimed")  # type: ignore[arg-type]
+    for name in ("id", "verdict", "estimate and 95 % interval", "claimed", "seeds"):
+        table.add_column(name, no_wrap=True)
     table.add_column("claim", ratio=1)
     for e in entries:
-        form = e.as_dict()
-        low, high = form["interval"] or (None, None)
-        ends = f"{_number(low, '-inf')} to {_number(high, 'inf')}" if e.finding else ""
-        side = f"{e.claim.side}" + (f" {e.claim.against:.2f}" if e.claim.against else "")
-        side += f" ± {e.claim.delta:g}" if e.claim.side == "about zero" else ""
-        raw = "" if e.raw == e.verdict else f"\n[dim](alone: {e.raw})[/dim]"
-        colour = COLOURS[e.verdict]
-        text = escape(e.claim.text) + (f"\n[dim]{escape(e.reason)}[/dim]" if e.reason else "")
-        for where, what in e.beside.items():
-            text += f"\n[dim]{escape(where)}: {what}[/dim]"
-        table.add_row(
-            e.claim.id, f"[{colour}]{e.verdict}[/{colour}]{raw}", _number(form["statistic"], ""), ends, side,
-            str(e.seeds or ""), text,
-        )  # fmt: skip
+        raw = "" if e.raw == e.verdict else f"\n[dim]alone: {e.raw}[/dim]"
+        lines = [escape(e.claim.text), *(f"[dim]{escape(line)}[/dim]" for line in _notes(e))]
+        verdict = f"[{COLOURS[e.verdict]}]{e.verdict}[/{COLOURS[e.verdict]}]{raw}"
+        table.add_row(e.claim.id, verdict, _numbers(e), _claimed(e.claim), str(e.seeds or ""), "\n".join(lines))
     out = console()
     out.print(table)
     counts = {v: sum(e.verdict == v for e in entries) for v in COLOURS}
     out.print(", ".join(f"{n} {v}" for v, n in counts.items() if n))
 
 
-def _number(value: float | None, missing: str) -> str:
-    return missing if value is None else f"{value:+.3f}"
+def _notes(entry: Entry) -> list[str]:
+    beside = [f"{where}: {what}" for where, what in entry.beside.items() if where not in entry.reason]
+    return [entry.reason, *beside] if entry.reason else beside
+
+
+def _numbers(entry: Entry) -> str:
+    if entry.finding is None:
+        return ""
+    form = entry.as_dict()
+    low, high = form["interval"]
+    ends = f"{'-inf' if low is None else f'{low:+.3f}'} to {'inf' if high is None else f'{high:+.3f}'}"
+    return ends if form["statistic"] is None else f"{form['statistic']:+.3f}  {ends}"
+
+
+def _claimed(claim: Claim) -> str:
+    if claim.side == "about zero":
+        return f"within {claim.delta:g}"
+    return f"{'>' if claim.side == 'above' else '<'} {claim.against:.3g}"
