@@ -42,6 +42,8 @@ def save(figure: Figure, stem: Path, provenance: Provenance) -> Path:
     """Writes `stem`.png, .svg and .pdf, each with its provenance inside; returns the PNG."""
     with one_line_io_errors(stem):
         stem.parent.mkdir(parents=True, exist_ok=True)
+        figure.draw_without_rendering()
+        figure.set_layout_engine("none")  # laid out once for all formats: that is what takes the time
         for ending in FORMATS:
             figure.savefig(stem.with_suffix(ending), metadata=provenance.metadata(ending))
     provenance.write_runs(stem)

@@ -27,8 +27,12 @@ NAME = {"l1": "l1 (EN1)", "clone1": "clone1 (EN2)", "l2": "l2 (FR)"}
 MODEL = {"decoder": BLUE, "word2vec": ORANGE}
 HALF, TENTH = "o", "D"  # markers of the mixtures 50/50 and 90/10
 PALE = "#8a8f94"
-WORTH = (0.25, 0.5, 0.7, 1, 1.5, 2, 3, 5, 8)  # ticks of TEff
-CLOSE_WORTH = (0.5, 0.6, 0.7, 0.8, 0.9, 1, 1.2, 1.4, 1.7, 2, 2.5, 3)
+# Ticks of TEff where the axis spans more than a ratio.
+WORTH = (
+    (4.0, (0.05, 0.1, 0.25, 0.5, 0.7, 1, 1.5, 2, 3, 5, 8)),
+    (2.0, (0.5, 0.7, 0.85, 1, 1.2, 1.5, 2, 3, 5)),
+    (0.0, (0.6, 0.7, 0.8, 0.9, 1, 1.1, 1.2, 1.3, 1.5, 1.7, 2)),
+)
 
 
 def series(
@@ -81,7 +85,10 @@ def perplexity_axis(ax: Axes) -> None:
     ax.set_yscale("log")
     low, high = ax.get_ylim()
     fine = tuple(float(v) for v in np.arange(1, 10, 0.5))
-    subs = (1.0, 2.0, 5.0) if high / low > 8 else (1, 1.5, 2, 3, 4, 5, 7) if high / low > 2.5 else fine
+    ratio = high / low
+    subs: tuple[float, ...] = (1, 2, 5) if ratio > 8 else (1, 1.5, 2, 3, 4, 5, 7)
+    if ratio < 2.5:
+        subs = (1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 8) if ratio > 1.5 else fine
     ax.yaxis.set_major_locator(LogLocator(base=10, subs=subs))
     ax.yaxis.set_minor_locator(NullLocator())
     ax.yaxis.set_major_formatter(lambda v, _: f"{v:g}")
@@ -90,11 +97,26 @@ def perplexity_axis(ax: Axes) -> None:
 def worth_axis(ax: Axes) -> None:
     """TEff, logarithmic, with a line at 1."""
     ax.set_yscale("log")
+    ax.axhline(1, color=GREY, linewidth=0.8, zorder=0)
+    _worth_ticks(ax)
+
+
+def _worth_ticks(ax: Axes) -> None:
     low, high = ax.get_ylim()
-    ax.yaxis.set_major_locator(FixedLocator(WORTH if high / low > 4 else CLOSE_WORTH))
+    ticks = next(ticks for ratio, ticks in WORTH if high / low > ratio)
+    ax.yaxis.set_major_locator(FixedLocator(ticks))
     ax.yaxis.set_minor_locator(NullLocator())
     ax.yaxis.set_major_formatter(lambda v, _: f"{v:g}")
-    ax.axhline(1, color=GREY, linewidth=0.8, zorder=0)
+
+
+def same_worths(panels: Sequence[Axes]) -> None:
+    """One range for panels of TEff, and the same ticks; empty panels do not count."""
+    drawn = [ax for ax in panels if ax.lines]
+    if drawn:
+        ends = np.array([ax.get_ylim() for ax in drawn])
+        for ax in drawn:
+            ax.set_ylim(ends[:, 0].min(), ends[:, 1].max())
+            _worth_ticks(ax)
 
 
 def absent(ax: Axes, names: Sequence[str], why: str = "not in the table") -> None:

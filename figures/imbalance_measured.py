@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.teff import Measured, measure, readable, usable, variants
+from figures.drawing import count
 from figures.imbalance_sides import LADDERS, PROBES, RESULTS, Side, empty
 from lab.errors import LabError
 from lab.table import COLUMNS, read_table
@@ -69,13 +70,13 @@ def measured(table: Path, probes: Path | None = None, again: str = "") -> Own:
 def _side(title: str, rows: pd.DataFrame, roles: Mapping[int, str], probes: pd.DataFrame | None) -> Side:
     if rows.empty:
         return Side(title)
-    rows = _with_cells(rows, roles)
-    whole = readable(rows)
+    whole = readable(rows)  # under the arms' full names: each is a cell of noise of its own
     worth = measure(whole) if len(whole) else None
+    rows = _with_cells(rows, roles)
     tokens = float((rows.tokens_seen / rows.times).median())
     return Side(
         title=title,
-        sizes={role: f"{n / 1e6:.2g}M" for n, role in sorted(roles.items())},
+        sizes={role: count(n) for n, role in sorted(roles.items())},
         tokens=tokens,
         results=_results(rows, worth),
         ladders=_ladders(rows, tokens),
@@ -100,7 +101,6 @@ def _with_cells(rows: pd.DataFrame, roles: Mapping[int, str]) -> pd.DataFrame:
     """Rows under the names of cells: what is trained, tokens in units of T, and the size's role."""
     cells = {name: _parsed(name) or (name, np.nan) for name in rows.arm.unique()}
     return rows.assign(
-        full=rows.arm,
         arm=[cells[name][0] for name in rows.arm],
         times=[cells[name][1] for name in rows.arm],
         size=rows.n_nonembedding.map(roles),
@@ -183,6 +183,6 @@ def _remarks(worth: Measured, roles: Mapping[int, str]) -> list[str]:
         how = "by local interpolation, since the token law misfits" if ladder.misfit else "by the token law"
         said.append(
             f"{language} at the {roles[n]} size: TEff {how}; largest residual of the law on "
-            f"{len(ladder.points)} budgets {ladder.worst_residual:.1%}."
+            f"{len(ladder.points)} budgets {ladder.worst_residual:.2%}."
         )
     return said

@@ -67,7 +67,9 @@ def figure_6(sides: Sides, stem: Path) -> Path:
     models = [mark(name, colour, "o", "-") for name, colour in MODEL.items()]
     what = {"pairs": "a piece and its clone", "all pairs": "all pairs (control)"}
     key(figure, [*models, *(mark(what[c], marker=m, line=d) for c, (m, d) in CONDITIONS.items()), *evidence()])
-    foot(figure, sides.notes["Figure 6"], partly(names, published.arm.nunique()))
+    unmeasured = sorted(set(published.probe) - set(measured.probe)) if len(measured) else []
+    lack = f"Not measured: {', '.join(unmeasured)}." if unmeasured else ""
+    foot(figure, sides.notes["Figure 6"], lack, partly(names, published.arm.nunique()))
     return save(figure, stem, sides.provenance("figure_6", published, measured))
 
 
@@ -96,7 +98,8 @@ def figure_7(sides: Sides, stem: Path) -> Path:
         ax.set_xscale("log")
         ax.xaxis.set_major_locator(LogLocator(numticks=12))
         ax.axhline(0, color=GREY, linewidth=0.6, zorder=0)
-        ax.set(xlabel="occurrences of a piece by all training tokens", ylabel="mean cosine with the clone")
+        ax.set_xlabel("occurrences of a piece by all training tokens")
+    panels[0].set_ylabel("mean cosine with the clone")
     shown = sorted({float(s) for rows in frames if len(rows) for s in _shares(rows)})
     key(figure, [mark(f"clone {100 * s:g} %", colours.get(s, GREY), "o", "-") for s in shown] + evidence())
     foot(figure, f"Published: {sides.notes['Figure 7'][0].lower()}{sides.notes['Figure 7'][1:]}",
@@ -142,7 +145,8 @@ def _gradients(sides: Sides, function: str, stem: Path) -> Path:
         "split halves": "one language, halves of the text (ceiling of these)",
     }
     key(figure, handles + [mark(words[c], MODEL["decoder"], m, filled=False) for c, m in CONTROLS.items()])
-    foot(figure, sides.notes[name], partly(names, len(arms)))
+    rounding = "The bias of the keys has no gradient but rounding." if own.place.str.contains("k.bias").any() else ""
+    foot(figure, sides.notes[name], rounding, partly(names, len(arms)))
     return save(figure, stem, sides.provenance(function, own, theirs))
 
 

@@ -43,9 +43,9 @@ CAPTIONS = {
     "Figure 11": "Clones: cosine of the two languages' gradients by parameter tensor and layer.",
     "Figure 12": "Two real languages, merged: cosine of gradients by parameter tensor and layer.",
     "Figure 13": "Two real languages, disjoint: cosine of gradients by parameter tensor and layer.",
-    "Table 1": "Clones. TEff of a language alone is 1 by definition.",
+    "Table 1": "Clones. TEff of a language alone is 1 by definition; ± is half the range of the seeds.",
     "Table 2": "Clones: cosine of hidden states after each block.",
-    "Table 3": "Two real languages. TEff of a language alone is 1 by definition.",
+    "Table 3": "Two real languages. TEff of a language alone is 1 by definition; ± is half the range of the seeds.",
     "Table 4": "Two real languages: cosine of hidden states after each block (a table of the authors' notebook).",
 }
 # What a reader came for: an arm after T tokens at the main size, a language, and what it is.
@@ -81,8 +81,8 @@ def answers(sides: Sides) -> list[Answer]:
         here = f"{own} measured" if own else "not measured yet"
         found.append(
             Answer(
-                f"TEff {own or published}",
-                f"published {published}" if own else "published; not measured yet",
+                f"TEff {(own or published).partition(' [')[0]}",
+                f"measured {own}; published {published}" if own else "published; not measured yet",
                 f"of {what}.",
                 f"TEff of {what}: {here}, {published} published.",
             )
@@ -98,7 +98,7 @@ def _teff(side: Side, arm: str, language: str) -> str:
     row = rows.iloc[0]
     bound = "" if row.teff_kind == "exact" else f"{row.teff_kind} "
     spread = f" [{number(row.teff_low)}, {number(row.teff_high)}]" if len(row.runs) > 1 else ""
-    return f"{bound}{row.teff:.3g}{spread}"
+    return f"{bound}{number(row.teff)}{spread}"
 
 
 def write_report(
@@ -225,7 +225,7 @@ def _run(sides: Sides, own: Own) -> Section:
                 f"embeddings {sizes}. The most that any text was read: {own.table.epochs.max():.2f} epochs."
             )
         )
-        blocks.append(Rows(("arm", "runs", "tokens", "peak rate", "minutes"), _arms(runs)))
+        blocks.append(Rows(("arms", "runs", "tokens", "peak rate", "minutes"), _arms(runs)))
         blocks += [Text(remark) for remark in sides.measured.remarks]
         blocks += _excluded(own.excluded)
         if len(own.fixed.results):
@@ -245,7 +245,7 @@ def _arms(runs: pd.DataFrame) -> list[list[str]]:
             " to ".join(dict.fromkeys([f"{rows.peak_lr.min():.3g}", f"{rows.peak_lr.max():.3g}"])),
             f"{rows.wall_s.sum() / 60:.1f}",
         ]
-        for arm, rows in runs.groupby("arm", sort=False)
+        for arm, rows in runs.groupby(runs.arm.str.replace(r", [\d.]+ T,", ",", regex=True), sort=False)
     ]
 
 

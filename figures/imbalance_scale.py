@@ -24,6 +24,7 @@ from figures.imbalance_drawing import (
     mark,
     partly,
     perplexity_axis,
+    same_worths,
     series,
     tokens_axis,
     worth_axis,
@@ -87,7 +88,7 @@ def _tokens_and_size(sides: Sides, arms: tuple[str, str], function: str, stem: P
             else:
                 _size_axis(ax, side)
     for column_of_panels in (1, 3):
-        _same_limits([line[column_of_panels] for line in grid])
+        same_worths([line[column_of_panels] for line in grid])
     key(figure, _key("clone1" if arms is CLONES else "l2"))
     foot(figure, partly(names, len(frames[0][["arm", "times", "size"]].drop_duplicates())))
     return save(figure, stem, sides.provenance(function, *frames))
@@ -106,15 +107,6 @@ def _size_axis(ax: Axes, side: Side) -> None:
     ax.xaxis.set_minor_locator(NullLocator())
     ax.xaxis.set_major_formatter(lambda v, _: side.sizes.get(ROLES[int(v)], ""))
     ax.set_xlabel("model size")
-
-
-def _same_limits(panels: list[Axes]) -> None:
-    """One range for panels that show the same quantity in the same unit; empty panels do not count."""
-    drawn = [ax for ax in panels if ax.has_data()]
-    if drawn:
-        ends = np.array([ax.get_ylim() for ax in drawn])
-        for ax in drawn:
-            ax.set_ylim(ends[:, 0].min(), ends[:, 1].max())
 
 
 def figure_9(sides: Sides, stem: Path) -> Path:
@@ -153,7 +145,7 @@ def _every_size(sides: Sides, arms: tuple[str, str], function: str, stem: Path) 
                     tokens_axis(ax)
                     ax.set_xlim(0.35, 4.8)
                     ax.xaxis.set_major_locator(FixedLocator([0.5, 1, 2, 4]))
-        _same_limits([line[4], line[5]])
+        same_worths([line[4], line[5]])
     key(figure, [*_key("clone1" if arms is CLONES else "l2"), mark("own tokens = MLTE", line=":")])
     foot(figure, partly(names, len(frames[0][["arm", "times", "size"]].drop_duplicates())))
     return save(figure, stem, sides.provenance(function, *frames))
@@ -197,5 +189,6 @@ def figure_5(sides: Sides, stem: Path) -> Path:
         ax.set_ylabel("perplexity")
     lines = [mark("law, recovered or fitted", line="-"), mark("law, read off the plot", line="--")]
     key(figure, [mark(NAME[n], LANGUAGE[n], "o") for n in ("l1", "l2")] + [*lines, *evidence()])
-    foot(figure, f"Not measured: ladders of {', '.join(lacking)}." if lacking else "", *sides.measured.remarks)
+    lack = f"Not measured: ladders of {', '.join(lacking)}." if lacking else ""
+    foot(figure, lack, " ".join(sides.measured.remarks))
     return save(figure, stem, sides.provenance("figure_5", *shown))

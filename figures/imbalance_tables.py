@@ -41,19 +41,18 @@ def table_3(sides: Sides, stem: Path) -> Table:
 
 def _worths(sides: Sides, name: str, second: str, function: str, stem: Path) -> Table:
     head = ["row", "arm", "T"]
-    for title in ("published", "measured"):
-        head += [f"{title} {what} {language}" for what in ("PPL", "TEff") for language in ("l1", second)]
+    for what in ("PPL", "TEff"):
+        head += [f"{what} {language} {side.title}" for language in ("l1", second) for side in sides.both]
     lines = []
     shown = []
     for row, arm, times in _listed(sides.paper, name):
-        cells: list[str] = []
-        for side in sides.both:
-            parts = [_found(side, arm, times, language) for language in ("l1", second)]
-            cells += [_cell(part, column) for column in ("ppl", "teff") for part in parts]
-            shown += [part for part in parts if part is not None]
+        parts = [_found(side, arm, times, language) for language in ("l1", second) for side in sides.both]
+        cells = [_cell(part, column) for column in ("ppl", "teff") for part in parts]
+        shown += [part for part in parts if part is not None]
         lines.append([str(row), arm, f"{times:g}", *cells])
     runs = {run for part in shown for run in part.runs}
-    return _written(Rows(head, lines), stem, Provenance.of(sides.table, f"figures.imbalance.{function}", runs))
+    where = Provenance.of(sides.table, f"figures.imbalance.{function}", runs)
+    return _written(Rows(head, lines, wrapped=(1,)), stem, where)
 
 
 def _listed(paper: Published, name: str) -> list[tuple[int, str, float]]:
@@ -80,7 +79,7 @@ def _found(side: Side, arm: str, times: float, language: str) -> pd.Series | Non
 
 
 def _cell(row: pd.Series | None, column: str) -> str:
-    """`55.1 [54.9, 55.4]`: a number, and lowest and highest seed where there are several."""
+    """`55.1 ± 0.3`: a number, and half the range of the seeds where there are several."""
     if row is None or (column == "teff" and "teff" not in row):
         return NONE if row is None else "1"  # a language alone has TEff 1 by definition
     value = float(row[column])
@@ -90,7 +89,7 @@ def _cell(row: pd.Series | None, column: str) -> str:
     text = number(value) if kind == "exact" else f"{kind} {number(value)}"
     low, high = float(row[f"{column}_low"]), float(row[f"{column}_high"])
     if len(row.runs) > 1 and np.isfinite(low) and np.isfinite(high):
-        text += f" [{number(low)}, {number(high)}]"
+        text += f" ± {(high - low) / 2:.2g}"
     return text + ("" if row[f"{column}_exact"] else " (D)")
 
 

@@ -22,6 +22,7 @@ from figures.imbalance_drawing import (
     mark,
     partly,
     perplexity_axis,
+    same_worths,
     series,
     share_axis,
     worth_axis,
@@ -92,7 +93,7 @@ def figure_1_right(sides: Sides, stem: Path) -> Path:
             else:
                 ax.plot(x, part.value, FROZEN.get(str(condition), "--"), color=LANGUAGE[str(language)], linewidth=1)
         share_axis(ax, SHARES, "clone's share of the tokens")
-        ax.set_ylabel("accuracy, mean of the tasks")
+    panels[0].set_ylabel("accuracy, mean of the tasks")
     lines = [mark(name, line=dash) for name, dash in FROZEN.items()]
     key(figure, [mark(NAME[n], LANGUAGE[n], "o", "-") for n in ("l1", "clone1")] + lines)
     tasks = sorted(set(rows[1].place))
@@ -140,6 +141,7 @@ def figure_3(sides: Sides, stem: Path) -> Path:
         worth_axis(right)
         share_axis(right, shares, "share of l2")
         right.set_ylabel("TEff")
+    same_worths(grid[:, 1])
     lines = [mark(f"{name} vocabulary", marker=m, line=d) for name, (m, d) in VOCABULARY.items()]
     law = mark("alone (MLPE)", line="--")
     key(figure, [mark(NAME[n], LANGUAGE[n], "o") for n in ("l1", "l2")] + [*lines, law, *evidence()])
