@@ -5,7 +5,7 @@ and on the arrays' shapes only: learning rates, schedules, lengths and seeds are
 compiling.
 
     program = Program(cfg, make_mesh(run=2))
-    state   = init_state(program, seeds_R)
+    state   = init_state(program, seeds_R)                # or blank_state, and then insert
     state, metrics = train_steps(program, state, put_batches(program.mesh, batches_KxRxBxT1), hyper_R)
     state   = insert(program, state, slot, single)        # single: a state with R = 1, fresh or restored
     single  = extract(state, slot)                        # on the host, for checkpoints
@@ -76,6 +76,13 @@ class Metrics(NamedTuple):
 def init_state(program: Program, seeds: Sequence[int] | np.ndarray) -> TrainState:
     """Fresh runs, one for each `seed_init`; row r depends on seed r alone. Already placed on the mesh."""
     return _init_state(program, jnp.asarray(np.asarray(seeds, np.uint32)))
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def blank_state(program: Program, runs: int) -> TrainState:
+    """Room for a pack of runs that are still to be inserted: all zeros. Random numbers take seconds to compile."""
+    shapes = jax.eval_shape(functools.partial(_init_state, program), jax.ShapeDtypeStruct((runs,), jnp.uint32))
+    return _placed(program, jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes))
 
 
 @functools.partial(jax.jit, static_argnums=0)

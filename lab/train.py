@@ -84,7 +84,7 @@ class Trainer:
         self.checkpoints = Checkpoints(
             self.directory / "checkpoints", {"model": canonical(model)}, background=background
         )
-        self.state = step.init_state(self.program, [0] * plan.slots)
+        self.state = step.blank_state(self.program, plan.slots)
         self.idle = optim.hyper_of(runs[0].optim, 0)
         self.slots: list[ActiveRun | None] = [None] * plan.slots
         self.starts: dict[int, list[Placement]] = {}

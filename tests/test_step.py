@@ -13,7 +13,7 @@ from lab import model
 from lab.config import ModelConfig, OptimConfig
 from lab.optim import hyper_of, stack
 from lab.sharding import make_mesh, put_batches
-from lab.step import Program, TrainState, eval_nats, extract, init_state, insert, train_steps
+from lab.step import Program, TrainState, blank_state, eval_nats, extract, init_state, insert, train_steps
 
 CFG = ModelConfig("gpt2", d_model=16, n_layers=1, n_heads=2, head_dim=8, d_ff=32, vocab=40, context=12)
 PROGRAM = Program(CFG, make_mesh())
@@ -199,6 +199,15 @@ def test_a_refilled_run_is_the_run_it_would_have_been() -> None:
     state, _ = train(state, ids, [OPTIM] * 3)
     direct, _ = train(init_state(PROGRAM, [0, 7, 2]), ids, [OPTIM] * 3)
     assert_same_bits(row(state, 1), row(direct, 1))
+
+
+def test_room_for_a_pack_holds_what_is_inserted() -> None:
+    blank, fresh = blank_state(PROGRAM, 3), init_state(PROGRAM, [4, 5, 6])
+    assert jax.tree.structure(blank) == jax.tree.structure(fresh)
+    for a, b in zip(jax.tree.leaves(blank), jax.tree.leaves(fresh), strict=True):
+        assert (a.shape, a.dtype, a.sharding) == (b.shape, b.dtype, b.sharding) and not np.asarray(a).any()
+    filled = insert(PROGRAM, blank, 1, init_state(PROGRAM, [5]))
+    assert_same_bits(row(filled, 1), row(fresh, 1))
 
 
 def test_extract_and_insert_of_a_solo_run() -> None:
