@@ -231,6 +231,19 @@ def test_documents_widen_what_differs_between_arms_and_not_what_they_share() -> 
     assert second.seeds == pytest.approx(2 * 1e-6 / 3, rel=1.0)
 
 
+def test_documents_that_were_not_kept_are_said_and_contradictory_ones_refused() -> None:
+    table = World().table(RUNS, CLAIMS["T3"].needs)
+    (entry,) = ledger((PAIR,), gather(table, draws=FEW))
+    assert entry.documents == 24 == entry.as_dict()["documents"]
+    bare = table.assign(document_nats=None, document_tokens=None)
+    (entry,) = ledger((PAIR,), gather(bare, draws=FEW))
+    assert entry.documents == 0 and entry.finding is not None and entry.finding.estimate.documents == 0
+    other = table.copy()
+    other.at[other.index[0], "document_tokens"] = [1] * 24
+    with pytest.raises(LabError, match="2 different lists of documents"):
+        gather(other, draws=FEW)
+
+
 def test_seeds_are_paired() -> None:
     """What a seed does to all arms alike does not widen a difference of two."""
     world = World(noise=1e-3, common=0.05, document_noise=0.0)
@@ -296,7 +309,9 @@ def whole(table: pd.DataFrame) -> list[dict[str, Any]]:
     return rows
 
 
-def test_the_command_prints_the_ledger(tmp_path: Any, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_prints_the_ledger(
+    tmp_path: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     from lab.commands.claims import Claims
 
     world = World(teff={(TENTH, "clone1"): 2.5})
@@ -317,6 +332,7 @@ def test_the_command_prints_the_ledger(tmp_path: Any, capsys: pytest.CaptureFixt
     assert dataclasses.replace(command, json=False).run() == 0
     text = capsys.readouterr().out
     assert "T2" in text and "reproduced" in text and "no data" in text
+    monkeypatch.setattr("sweeps.tables.committed", lambda name: tmp_path / "none")
     with pytest.raises(LabError, match="no result table of imbalance"):
         Claims("imbalance", root=tmp_path).run()
     with pytest.raises(LabError, match="makes no claims"):

@@ -35,7 +35,7 @@ def gather(
       seed: of the draws.
 
     Raises:
-      LabError: when a ladder has one seed twice, or probes lack columns.
+      LabError: when a ladder has one seed twice, one evaluation set has different documents, or probes lack columns.
     """
     rows = usable(table)
     measured = _measurements(rows, claims, probes)
@@ -177,7 +177,12 @@ def _document_shifts(
     for number, (text, part) in enumerate(sorted(rows.groupby("eval_hash"), key=lambda item: str(item[0]))):
         part = part[part.document_nats.notna() & part.document_tokens.notna()]
         targets = {tuple(t) for t in part.document_tokens}
-        if len(targets) != 1 or len(next(iter(targets))) < 2:
+        if len(targets) > 1:
+            raise LabError(
+                f"Evaluation set {text} has {len(targets)} different lists of documents.",
+                "Runs scored on other documents are no pair: keep the runs of one version.",
+            )
+        if not targets or len(next(iter(targets))) < 2:
             continue
         sizes = np.array(next(iter(targets)), float)
         counts[str(text)] = len(sizes)

@@ -69,6 +69,8 @@ class Entry:
       reason: why it is undecided or has no data; empty otherwise.
       further: seeds more for each of its arms that would decide it; None where it is decided or no number would.
       seeds: of the claim's arms, the fewest.
+      documents: of the evaluation sets behind it, the fewest; 0 where the table kept no losses by document, so that the
+        interval knows nothing of the text that was scored.
       runs: ids of all runs that the verdict rests on.
     """
 
@@ -82,6 +84,7 @@ class Entry:
     reason: str
     further: int | None
     seeds: int
+    documents: int
     runs: tuple[str, ...]
 
     def as_dict(self) -> dict[str, Any]:
@@ -111,6 +114,7 @@ class Entry:
             "further_seeds": self.further,
             "further_runs": None if self.further is None else self.further * len(self.claim.arms),
             "seeds": self.seeds,
+            "documents": self.documents,
             "runs": list(self.runs),
         }
 
@@ -180,7 +184,7 @@ def _entry(claim: Claim, evidence: Evidence, other: Evidence | None) -> Entry:
     runs = tuple(dict.fromkeys(r for arm in claim.needs for r in evidence.runs.get(arm, ())))
     if missing:
         shown = "; ".join(missing[:4]) + (f"; and {len(missing) - 4} more" if len(missing) > 4 else "")
-        return Entry(claim, "no data", "no data", None, None, {}, None, f"missing: {shown}", None, 0, runs)
+        return Entry(claim, "no data", "no data", None, None, {}, None, f"missing: {shown}", None, 0, 0, runs)
     cells = [i for leaf in leaves(claim.estimand) if isinstance(leaf, LnTEff) for i in [_cell(evidence, leaf)]]
     beside: dict[str, Verdict] = {}
     reading: Reading | None = None
@@ -208,7 +212,11 @@ def _entry(claim: Claim, evidence: Evidence, other: Evidence | None) -> Entry:
         further = further_seeds(claim, finding, seeds)
         if not reason:
             reason = _why(claim, finding, further)
-    return Entry(claim, verdict, finding.verdict, reading, finding, beside, None, reason, further, seeds, runs)
+    texts = {str(evidence.cells.eval_hash[_cell(evidence, leaf)]) for leaf in leaves(claim.estimand)}
+    documents = min(evidence.documents.get(text, 0) for text in texts)
+    return Entry(
+        claim, verdict, finding.verdict, reading, finding, beside, None, reason, further, seeds, documents, runs
+    )
 
 
 def _cell(evidence: Evidence, leaf: LnTEff | LnPPL | ProbeValue) -> int:

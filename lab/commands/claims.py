@@ -37,10 +37,10 @@ class Claims:
     study: tyro.conf.Positional[str]
     """Name of a study, or a path to its Python file."""
     scale: str | None = None
-    """One of the study's scales; by default its smallest."""
+    """One of the study's scales; by default the largest that there is a table of."""
     table: tuple[Path, ...] = ()
-    """Result tables (parquet), read as one; by default the one that comes with the laboratory, else the one that
-    `lab sweep collect` wrote."""
+    """Result tables (parquet), read as one; by default the one that `lab sweep collect` wrote below the root, else the
+    one that comes with the laboratory."""
     other: Path | None = None
     """Table of the same arms under another rule of learning rates; by default the arms of the table that the study says
     are that. A claim that the two decide in opposite ways is undecided."""
@@ -55,39 +55,28 @@ class Claims:
         from analysis.claims.ledger import study_ledger
         from lab.table import read_table
         from sweeps.study import find_study
+        from sweeps.tables import found
 
         study = find_study(self.study)
-        scale = study.scale(self.scale)
-        claims = study.claims(scale)
-        if not claims:
+        there = found(study, self.root, self.scale, self.table[0] if self.table else None)
+        if not there.claims:
             raise LabError(f"The study {study.name} makes no claims.", "Its file states them: Study(claims=...).")
-        paths = self.table or (self._default(study.label(scale)),)
+        if there.table is None:
+            raise LabError(
+                f"There is no result table of {there.label}, below {self.root} or in the repository.",
+                f"Run `lab sweep run {self.study}`, then `lab sweep collect {self.study}`; or name one with --table.",
+            )
+        paths = self.table or (there.table,)
         other = read_table(self.other) if self.other else None
-        entries = study_ledger(claims, _one(paths), study.again, self._probes(study.label(scale), paths[0]), other)
+        probes = self._probes(self.probes or there.probes)
+        entries = study_ledger(tuple(there.claims), _one(paths), there.again, probes, other)
         if self.json:
             print(json.dumps([entry.as_dict() for entry in entries], indent=1))
         else:
             _show(entries, ", ".join(str(p) for p in paths))
         return 0
 
-    def _default(self, label: str) -> Path:
-        """The committed table of the study, or the collected one.
-
-        Raises:
-          LabError: when there is neither.
-        """
-        from sweeps.collect import table_path
-
-        for path in (_committed(f"{label}.parquet"), table_path(label, self.root)):
-            if path.exists():
-                return path
-        raise LabError(
-            f"There is no result table of {label}: neither {_committed(f'{label}.parquet')} nor "
-            f"{table_path(label, self.root)}.",
-            f"Run `lab sweep run {self.study}`, then `lab sweep collect {self.study}`; or name one with --table.",
-        )
-
-    def _probes(self, label: str, table: Path) -> pd.DataFrame | None:
+    def _probes(self, path: Path | None) -> pd.DataFrame | None:
         """The table of probes, if there is one.
 
         Raises:
@@ -95,8 +84,6 @@ class Claims:
         """
         import pandas as pd
 
-        near = (table.with_name(f"{label}-probes.parquet"), table.with_name("probes.parquet"))
-        path = self.probes or next((p for p in near if p.exists()), None)
         if path is None:
             return None
         try:
@@ -105,13 +92,6 @@ class Claims:
             raise LabError(f"{path} does not exist.", f"Make it with `lab probe {self.study}`.") from None
         except (OSError, ValueError) as error:
             raise LabError(f"{path} is no parquet table ({str(error).splitlines()[0]}).") from None
-
-
-def _committed(name: str) -> Path:
-    import sweeps
-
-    assert sweeps.__file__ is not None
-    return Path(sweeps.__file__).parent / "results" / name
 
 
 def _one(paths: tuple[Path, ...]) -> pd.DataFrame:
