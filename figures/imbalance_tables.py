@@ -19,6 +19,7 @@ from figures.report import Rows
 from lab.records import atomic_write
 
 NONE = "–"
+BOUNDS = {"exact": "", "at most": "≤ ", "at least": "≥ "}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,10 +87,10 @@ def _cell(row: pd.Series | None, column: str) -> str:
     if not np.isfinite(value):
         return "no ladder"
     kind = str(row.get(f"{column}_kind", "exact"))
-    text = number(value) if kind == "exact" else f"{kind} {number(value)}"
+    text = BOUNDS[kind] + number(value)
     low, high = float(row[f"{column}_low"]), float(row[f"{column}_high"])
-    if len(row.runs) > 1 and np.isfinite(low) and np.isfinite(high):
-        text += f" ± {(high - low) / 2:.2g}"
+    if len(row.runs) > 1 and kind == "exact" and np.isfinite(low) and np.isfinite(high):
+        text += f" ± {(high - low) / 2:.1g}"
     return text + ("" if row[f"{column}_exact"] else " (D)")
 
 
@@ -134,7 +135,7 @@ def _by_layer(rows: pd.DataFrame, arm: str, condition: str) -> pd.Series:
 
 
 def _cells(values: pd.Series, layers: Sequence[int]) -> list[str]:
-    return [f"{values[layer]:.2f}" if layer in values.index else NONE for layer in layers]
+    return [f"{round(values[layer], 2) + 0:.2f}" if layer in values.index else NONE for layer in layers]
 
 
 def _written(rows: Rows, stem: Path, provenance: Provenance) -> Table:
