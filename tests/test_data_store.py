@@ -11,6 +11,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from lab.data.evalset import evaluation_set, parallel_verses
 from lab.data.files import replace_folder
@@ -138,18 +140,43 @@ def test_refuses_unknown_split_and_foreign_ids(tmp_path: Path) -> None:
         TokenStore.in_memory(HEADER, [("train", "d", np.array([100]))])
 
 
-def test_evaluation_set_takes_whole_documents_and_counts_bytes() -> None:
+def split_of(lengths: list[int]) -> TokenStore:
+    """A test split whose document d is d + 3 repeated, and its end."""
     documents = [("train", "t", np.array([5, 2]))]
-    documents += [("test", f"d{d}", np.append(np.full(9, 3 + d), 2)) for d in range(20)]
-    store = TokenStore.in_memory(HEADER, documents)
-    evalset = evaluation_set(store, tokens=25)
-    assert evalset.keys == ("d0", "d1", "d2") and evalset.n_tokens == 30 and evalset.n_documents == 3
-    assert evalset.bytes.tolist() == ([1] * 9 + [0]) * 3
-    assert evaluation_set(store, tokens=30).n_tokens == 30
-    assert evaluation_set(store, tokens=31).n_tokens == 40
+    documents += [("test", f"d{d}", np.append(np.full(n - 1, 3 + d), 2)) for d, n in enumerate(lengths)]
+    return TokenStore.in_memory(HEADER, documents)
+
+
+def test_evaluation_set_takes_short_documents_whole_and_counts_bytes() -> None:
+    store = split_of([10] * 20)
+    evalset = evaluation_set(store, tokens=155)
+    assert evalset.keys == tuple(f"d{d}" for d in range(16)) and evalset.n_tokens == 160
+    assert evalset.bytes.tolist() == ([1] * 9 + [0]) * 16
+    assert evaluation_set(store, tokens=160).n_tokens == 160
     assert evaluation_set(store).n_tokens == 200
     np.testing.assert_array_equal(evalset.mapped(np.arange(100, dtype=np.int32) + 7), evalset.ids + 7)
-    assert evalset.hash == evaluation_set(store, tokens=25).hash != evaluation_set(store, tokens=31).hash
+    assert evalset.hash == evaluation_set(store, tokens=155).hash != evaluation_set(store, tokens=165).hash
+
+
+def test_evaluation_set_takes_the_middles_of_long_documents() -> None:
+    evalset = evaluation_set(split_of([1000, 40, 1000]), tokens=160)
+    assert np.diff(evalset.offsets).tolist() == [60, 40, 60]  # the short one whole, the others share the rest
+    assert evalset.ids.tolist() == [3] * 60 + [4] * 39 + [2] + [5] * 60
+    many = evaluation_set(split_of([1000] * 30), tokens=160)
+    assert np.diff(many.offsets).tolist() == [10] * 16
+
+
+@given(st.lists(st.integers(2, 60), min_size=1, max_size=30), st.integers(16, 400))
+def test_evaluation_sets_are_large_enough_and_spread(lengths: list[int], tokens: int) -> None:
+    evalset = evaluation_set(split_of(lengths), tokens=tokens)
+    taken = np.diff(evalset.offsets)
+    assert min(tokens, sum(lengths)) <= evalset.n_tokens
+    assert (taken > 0).all() and (taken <= lengths[: len(taken)]).all()
+    cut = taken[taken < lengths[: len(taken)]]
+    assert len(set(cut.tolist())) <= 1  # long documents give equally
+    if len(cut) and cut[0] > -(-tokens // 16):  # more than their share: then every document has given
+        assert len(taken) == len(lengths)
+        assert np.minimum(lengths, cut[0] - 1).sum() < tokens
 
 
 def test_parallel_verses_pair_by_key() -> None:
