@@ -168,6 +168,7 @@ def test_rows_of_a_real_second_language_are_no_pairs(probe):
 
 
 def test_word2vec_is_trained_on_what_the_run_read(probe):
+    pytest.importorskip("gensim", reason="gensim comes with the extra `probes`")
     code, table = probe("--arms", CLONES, "--probes", "word2vec")
     assert code == 0
     assert set(zip(table.probe, table.condition, strict=True)) == {
