@@ -154,10 +154,10 @@ def arms(prepared: Prepared, scale: Imbalance) -> tuple[Arm, ...]:
 
     for schedule in SCHEDULES:
         add(2, f"clone {schedule_name(schedule)}", clone(*schedule), seeds=1)
-    add(2, "l1", l1, 2.0, seeds=1)
+    add(2, "l1", l1, 2.0)
     twice: tuple[tuple[float, ...], ...] = ((0.5,), (0.1,), (0.1, 0.9))
     for stages in twice:
-        add(2, f"clone {schedule_name(stages)}", clone(*stages), 2.0, seeds=1)
+        add(2, f"clone {schedule_name(stages)}", clone(*stages), 2.0)
 
     add(3, "9 clones, 10 % each", make.clones([(0.1,) * 10]), seeds=1)
     add(3, "9 clones, 50 % together", make.clones([(0.5, *[0.5 / 9] * 9)]), seeds=1)
