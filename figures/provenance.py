@@ -1,6 +1,7 @@
 """Where a figure comes from, as it is written into the file itself, and the way back.
 
-PNG and SVG hold it as their description, PDF as its subject: one JSON object, that any viewer of properties shows.
+PNG and SVG hold it as their description, PDF as its subject, a table in CSV as its first line after `# `: one JSON
+object, that any viewer of properties shows.
 """
 
 from __future__ import annotations
@@ -91,7 +92,7 @@ def read_provenance(file: Path) -> dict[str, Provenance]:
     Raises:
       LabError: when the file is missing, no figure, or says nothing.
     """
-    readers = {".png": _in_png, ".svg": _in_svg, ".pdf": _in_pdf}
+    readers = {".png": _in_png, ".svg": _in_svg, ".pdf": _in_pdf, ".csv": _in_csv}
     if not file.is_file():
         raise LabError(f"There is no figure {file}.")
     if file.suffix == ".html":
@@ -150,6 +151,10 @@ def _in_svg(data: bytes) -> str | None:
     except ElementTree.ParseError:
         return None
     return next((e.text for e in root.iter("{http://purl.org/dc/elements/1.1/}description")), None)
+
+
+def _in_csv(data: bytes) -> str | None:
+    return data.partition(b"\n")[0].removeprefix(b"# ").decode("utf-8", "replace")
 
 
 def _in_pdf(data: bytes) -> str | None:
