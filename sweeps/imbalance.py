@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator
+from pathlib import Path
 
 from lab.config import Component, LayoutConfig, MixtureConfig, RunConfig, Stage
 from lab.data.prepare import Prepared
@@ -221,6 +222,27 @@ STUDY = Study(
             recipe="nano",
             orders=(1, 7),
             shares=(0.1, 0.5),
+        ),
+        Imbalance(
+            name="nano",
+            data=DataSpec(NOVELS, 1024),
+            cost="175 runs, 527M tokens; order 1 is 88M, about 40 minutes on 2 CPU cores",
+            tokens=3_000_000,
+            sizes=("nano-4", "nano-2", "nano-6"),
+            context=128,
+            batch=8,
+            recipe=str(Path(__file__).with_name("imbalance_rates.json")),
+        ),
+        Imbalance(
+            name="paper",
+            data=DataSpec(("text:en", "text:fr"), 16_384),
+            cost="145 runs, 190B tokens, on text of that size in the folders en and fr",
+            tokens=1_197_015_040,
+            sizes=("languini-small", "languini-mini", "languini-medium"),
+            context=512,
+            batch=128,
+            recipe="languini",
+            orders=(1, 2, 3, 4, 5, 6),
         ),
     ),
     arms=arms,
