@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import io
+import math
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,6 +20,7 @@ from figures.report import Rows
 from lab.records import atomic_write
 
 NONE = "–"
+LARGE = 1e5
 BOUNDS = {"exact": "", "at most": "≤ ", "at least": "≥ "}
 
 
@@ -88,15 +90,16 @@ def _cell(row: pd.Series | None, column: str) -> str:
         return "no ladder"
     kind = str(row.get(f"{column}_kind", "exact"))
     text = BOUNDS[kind] + number(value)
-    low, high = float(row[f"{column}_low"]), float(row[f"{column}_high"])
-    if len(row.runs) > 1 and kind == "exact" and np.isfinite(low) and np.isfinite(high):
-        text += f" ± {(high - low) / 2:.1g}"
+    half = (float(row[f"{column}_high"]) - float(row[f"{column}_low"])) / 2
+    if len(row.runs) > 1 and kind == "exact" and half > 0 and value < LARGE:
+        digits = max(0, -math.floor(math.log10(half)))
+        text = f"{value:.{digits}f} ± {half:.{digits}f}"
     return text + ("" if row[f"{column}_exact"] else " (D)")
 
 
 def number(value: float) -> str:
     """Four digits; large ones as a power of ten."""
-    return f"{value:.3g}" if value >= 1e5 else f"{value:.4g}"
+    return f"{value:.3g}" if value >= LARGE else f"{value:.4g}"
 
 
 def table_2(sides: Sides, stem: Path) -> Table:
