@@ -114,7 +114,8 @@ def _compare(
 
         return _blocks(jax.grad(loss)(params["layers"]))
 
-    first, second, other = gradient(first_T), gradient(second_T), gradient(other_T)
+    three = jax.lax.map(gradient, jnp.stack([first_T, second_T, other_T]))  # compiled once
+    first, second, other = (jax.tree.map(lambda x, i=i: x[i], three) for i in range(3))
     sums = jax.tree.map(lambda s, a, b: s.at[0, half].add(a).at[1, half].add(b), sums, first, second)
     return sums, _cosines(first, second), _cosines(first, other)
 
