@@ -344,3 +344,15 @@ def test_the_frame_has_a_row_a_claim() -> None:
     found = frame(ledger((CLAIMS["T2"], CLAIMS["T3"], CLAIMS["T7"]), gather(table, draws=FEW)))
     assert list(found.id) == ["T2", "T3", "T7"] and found.p.notna().tolist() == [True, True, False]
     assert np.isfinite(found.half_width[:2]).all()
+
+
+def test_arms_that_are_not_over_are_no_second_opinion() -> None:
+    """The arms at the paper's rate have begun, and none has finished: the claims are judged without them."""
+    table = World().table(RUNS, [*CLAIMS["T2"].needs, *(a.name for a in RUNS if a.name.endswith(STUDY.again))])
+    begun = table.arm.str.endswith(STUDY.again)
+    table.loc[begun, "status"] = "incomplete"
+    (alone,) = study_ledger((CLAIMS["T2"],), table[~begun], STUDY.again)
+    (beside,) = study_ledger((CLAIMS["T2"],), table, STUDY.again)
+    assert beside == alone
+    with pytest.raises(LabError, match="no finished run"):
+        gather(table[begun])

@@ -35,9 +35,12 @@ def gather(
       seed: of the draws.
 
     Raises:
-      LabError: when a ladder has one seed twice, one evaluation set has different documents, or probes lack columns.
+      LabError: when no run is finished, a ladder has one seed twice, one evaluation set has different documents, or
+        probes lack columns.
     """
     rows = usable(table)
+    if rows.empty:
+        raise LabError("The table has no finished run that a fit may use.", "Train some, or look at `exclusion`.")
     measured = _measurements(rows, claims, probes)
     groups = measured.groupby(["arm", "what", "language", "tokens_seen"], sort=False)
     cells = groups.agg(

@@ -20,7 +20,7 @@ from scipy import stats
 from analysis.claims.estimands import Claim, LnPPL, LnTEff, ProbeValue, ids, leaves
 from analysis.claims.evidence import LEVEL, PPL, Estimate, Evidence, Reading
 from analysis.claims.gather import gather
-from analysis.teff import variants
+from analysis.teff import usable, variants
 from lab.errors import LabError
 
 Verdict = Literal["reproduced", "contradicted", "undecided", "no data"]
@@ -313,7 +313,7 @@ def study_ledger(
     """
     first, second = variants(table, again) if again else (table, table.iloc[:0])
     second = second if other is None else other
-    beside = gather(second, claims, probes) if len(second) else None
+    beside = gather(second, claims, probes) if len(usable(second)) else None
     return ledger(claims, gather(first, claims, probes), beside)
 
 
