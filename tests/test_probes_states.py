@@ -21,6 +21,8 @@ V, CONTEXT = 20, 12
 GPT2 = ModelConfig("gpt2", 16, 2, 2, 8, 24, 2 * V, CONTEXT)
 DEEP = ModelConfig("llama", 16, 9, 2, 8, 24, 2 * V, CONTEXT)  # its layers are scanned, not unrolled
 FAMILIES = pytest.mark.parametrize("cfg", [GPT2, DEEP], ids=["gpt2", "deep llama"])
+residual = jax.jit(model.residual, static_argnums=0)
+apply = jax.jit(model.apply, static_argnums=0)
 NO_GRADIENT = "attn.k.bias"  # softmax does not see it: what is left is rounding
 
 
@@ -45,15 +47,15 @@ def clone_pairs(n: int = 6, shift: int = V) -> Paired:
 def test_every_layer_of_the_residual_stream_leads_to_the_next(cfg):
     params = twins(cfg)
     tokens = np.stack([pair[0][:8] for pair in clone_pairs(3).pairs])
-    h = model.residual(cfg, params, tokens)
+    h = residual(cfg, params, tokens)
     assert h.shape == (cfg.n_layers, 3, 8, cfg.d_model)
     # What the shallower model of the first layers ends with is what the deeper one passes through.
     for layer in (1, cfg.n_layers - 1):
         shallow = {**params, "layers": jax.tree.map(lambda x, n=layer: x[:n], params["layers"])}
         small = ModelConfig(cfg.family, 16, layer, 2, 8, 24, 2 * V, CONTEXT)
-        np.testing.assert_allclose(h[layer - 1], model.residual(small, shallow, tokens)[-1], rtol=2e-5, atol=2e-5)
+        np.testing.assert_allclose(h[layer - 1], residual(small, shallow, tokens)[-1], rtol=2e-5, atol=2e-5)
     logits = model._Norm(cfg.family == "gpt2").apply({"params": params["final_norm"]}, h[-1]) @ params["head"]["kernel"]
-    np.testing.assert_allclose(logits, model.apply(cfg, params, tokens), rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(logits, apply(cfg, params, tokens), rtol=1e-4, atol=1e-4)
 
 
 @FAMILIES
@@ -128,7 +130,7 @@ def test_states_are_compared_at_the_positions_that_both_have():
     params = model.init(GPT2, jax.random.key(1))
     first, second = np.arange(3, 8), np.arange(3, 10) + V
     got = hidden.layer_cosines(GPT2, params, Paired(((first, second),), True, "made up"))
-    x, y = (np.asarray(model.residual(GPT2, params, ids[None]))[:, 0] for ids in (first, second))
+    x, y = (np.asarray(residual(GPT2, params, ids[None]))[:, 0] for ids in (first, second))
     x, y = (h / np.linalg.norm(h, axis=-1, keepdims=True) for h in (x, y[:, :5]))
     np.testing.assert_allclose(got, (x * y).sum(-1).mean(-1), atol=1e-5)
 
