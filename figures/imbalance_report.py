@@ -221,7 +221,7 @@ def _run(sides: Sides, own: Own) -> Section:
         blocks.append(
             Text(
                 f"{len(runs)} runs of {runs.arm.nunique()} arms, {flops:.3g} FLOPs in {seconds / 3600:.2f} hours on "
-                f"{', '.join(sorted(set(runs.device)))}; T = {count(sides.measured.tokens)} tokens; parameters without "
+                f"{', '.join(sorted(set(runs.device.dropna())))}; T = {count(sides.measured.tokens)} tokens; parameters without "
                 f"embeddings {sizes}. The most that any text was read: {own.table.epochs.max():.2f} epochs."
             )
         )

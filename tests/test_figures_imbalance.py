@@ -97,7 +97,11 @@ def world(tmp_path_factory):
     folder = tmp_path_factory.mktemp("imbalance") / "imbalance-nano"
     folder.mkdir()
     frame = World(teff=WORTH, log_ppl={FORGOTTEN: 25.0}).table(RUNS)
-    write_table(folder / "results.parquet", table_of(rows_of(frame)))
+    # A run that was begun and is not over has a row without a result.
+    nothing = dict.fromkeys(("loss", "ppl", "device", "wall_s", "flops_exact", "epochs", "tokens_language"))
+    begun = row(run_id="begun", arm="l1, 1 T, nano-4", language="l1", mixture="l1:1", **nothing)
+    rows = [*rows_of(frame), {**begun, "status": "incomplete", "exclusion": "incomplete"}]
+    write_table(folder / "results.parquet", table_of(rows))
     probes_of(frame).to_parquet(folder / "probes.parquet")
     return folder
 
