@@ -222,7 +222,8 @@ def _run(sides: Sides, own: Own) -> Section:
             Text(
                 f"{len(runs)} runs of {runs.arm.nunique()} arms, {flops:.3g} FLOPs in {seconds / 3600:.2f} hours on "
                 f"{', '.join(sorted(set(runs.device.dropna())))}; T = {count(sides.measured.tokens)} tokens; "
-                f"parameters without embeddings {sizes}. The most that any text was read: {own.table.epochs.max():.2f} epochs."
+                f"parameters without embeddings {sizes}. The most that any text was "
+                f"read: {own.table.epochs.max():.2f} epochs."
             )
         )
         blocks.append(Rows(("arms", "runs", "tokens", "peak rate", "minutes"), _arms(runs)))
