@@ -59,7 +59,14 @@ def test_bad_input_is_one_line_that_names_it(tmp_path, capsys):
     assert "no study 'nothing'" in fails(capsys, "sweep", "run", "nothing", *root)
     assert "demo has no scale 'gpu'. It has: nano." in fails(capsys, "sweep", "run", "demo", "--scale", "gpu", *root)
     assert "does not exist" in fails(capsys, "sweep", "status", tmp_path / "none.py", *root)
-    assert "results.parquet does not exist" in fails(capsys, "figures", "demo", *root)
+    assert "none.parquet does not exist" in fails(
+        capsys, "figures", "demo", "--table", tmp_path / "none.parquet", *root
+    )
+
+
+def test_figures_come_from_the_committed_table_where_there_is_no_own(tmp_path, capsys):
+    assert main(["figures", "demo", "--root", str(tmp_path / "out")]) == 0
+    assert (tmp_path / "out" / "demo" / "report.html").exists() and "Report: " in capsys.readouterr().out
 
 
 def test_study_files_that_raise_or_repeat_an_arm_are_named(tmp_path, capsys):
