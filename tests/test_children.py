@@ -6,7 +6,6 @@ import dataclasses
 import shutil
 
 import jax
-import pytest
 import tiny
 from test_train import Silent, measured
 
@@ -19,23 +18,6 @@ from sweeps.queue import enqueue, wanted, work
 from sweeps.study import Arm, DataSpec, Scale, Study
 
 CONSTANT, COOLING = OptimConfig(1e-2, "constant", warmup=0.0), OptimConfig(1e-2, "wsd", warmup=0.0)
-
-
-@pytest.fixture(scope="module")
-def corpus(tmp_path_factory):
-    root = tmp_path_factory.mktemp("tiny")
-    return root, tiny.prepared(root)
-
-
-@pytest.fixture
-def data(corpus):
-    return corpus[1]
-
-
-@pytest.fixture
-def root(corpus, tmp_path):
-    (tmp_path / "data").symlink_to(corpus[0] / "data")
-    return tmp_path
 
 
 def train_all(runs, root, **more):

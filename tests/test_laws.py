@@ -6,7 +6,6 @@ import dataclasses
 import functools
 import json
 import math
-import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import tyro
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from law_designs import BODY, DESIGNS, SIZES, TOKENS, factorial, grid, losses
@@ -32,7 +30,6 @@ from analysis.laws.replay import BethunePretraining
 from analysis.laws.schedule import annealing
 from analysis.laws.transfer import BoundedCPT, log_effective_tokens
 from analysis.laws.vocabulary import TaoVocabulary, tokens_per_character
-from lab.commands.laws import Fit
 from lab.errors import LabError
 
 GOLDEN = Path(__file__).parents[2] / "shared" / "reference" / "golden" / "cpt.json"
@@ -455,43 +452,6 @@ def test_derivatives_are_finite_and_losses_fall(name: str, data: st.DataObject) 
     if name in ALWAYS_FALLING:
         for margin in falling:
             assert np.all(np.asarray(margin) >= -1e-9)
-
-
-# The documentation
-
-
-def _sections() -> dict[str, str]:
-    """docs/laws.md by law, on one line each."""
-    text = (Path(__file__).parents[1] / "docs" / "laws.md").read_text()
-    return {s.split("\n", 1)[0]: " ".join(s.split()) for s in text.split("\n## ")[1:]}
-
-
-def test_the_documentation_has_every_law_once_and_no_other() -> None:
-    assert sorted(_sections()) == sorted(laws.names())
-
-
-@pytest.mark.parametrize("name", laws.names())
-def test_the_documentation_agrees_with_the_law(name: str) -> None:
-    section, law = _sections()[name], laws.get(name)
-    for what in (*(v.name for v in law.variables), *(p.name for p in law.parameters)):
-        assert f"`{what}`" in section, what
-    assert law.source in section and "Not identified: " in section and "When: " in section
-    for published in law.published:
-        assert published.source in section
-        for key, value in published.params.items():
-            assert f"{key} {value:g}" in section, f"{key} {value:g}"
-
-
-@pytest.mark.parametrize("name", laws.names())
-def test_the_documented_command_is_one(name: str) -> None:
-    command = shlex.split(_sections()[name].split("``` ")[1].split(" ```")[0])
-    assert command[:2] == ["lab", "fit"]
-    options = tyro.cli(Fit, args=command[2:])
-    law = laws.get(options.law)
-    assert law.name.split(":")[0] == name
-    keywords = options.fit_options()
-    assert set(keywords["columns"]) <= {v.name for v in law.variables}
-    assert set(keywords["frozen"]) <= set(law.parameter)
 
 
 def test_unlimited_text_is_never_repeated() -> None:

@@ -13,12 +13,6 @@ from lab.trackers import mirrored
 from lab.train import STEPS_PER_DISPATCH, Execution, Stopped, train
 
 
-@pytest.fixture(scope="module")
-def corpus(tmp_path_factory):
-    root = tmp_path_factory.mktemp("tiny")
-    return root, tiny.prepared(root)
-
-
 def go(run, root, names, observer=None):
     plan = plan_pack([run], 1, STEPS_PER_DISPATCH, marks_of([run], {run.run_id: 2}))
     with mirrored(observer or Silent(), root, names) as watched:
@@ -41,16 +35,15 @@ def scalars(folder):
     return found
 
 
-def test_tensorboard_shows_the_run_directory_even_after_a_stop(corpus, tmp_path):
-    (tmp_path / "data").symlink_to(corpus[0] / "data")
-    run = tiny.run(corpus[1])
+def test_tensorboard_shows_the_run_directory_even_after_a_stop(data, root):
+    run = tiny.run(data)
     with pytest.raises(Stopped):
-        go(run, tmp_path, ["tensorboard"], At(24, lambda: os.kill(os.getpid(), signal.SIGTERM)))
-    stopped = scalars(tmp_path / "tensorboard" / run.run_id)
+        go(run, root, ["tensorboard"], At(24, lambda: os.kill(os.getpid(), signal.SIGTERM)))
+    stopped = scalars(root / "tensorboard" / run.run_id)
     assert stopped["train/loss"][-1][0] < 40
-    go(run, tmp_path, ["tensorboard"])
-    shown = scalars(tmp_path / "tensorboard" / run.run_id)
-    files = RunDir(tmp_path, run.run_id)
+    go(run, root, ["tensorboard"])
+    shown = scalars(root / "tensorboard" / run.run_id)
+    files = RunDir(root, run.run_id)
     assert [s for s, _ in shown["train/loss"]] == [line["step"] for line in files.metrics.read()]
     assert [v for _, v in shown["train/loss"]] == pytest.approx([line["loss"] for line in files.metrics.read()])
     evaluated = files.evaluations.read()
@@ -58,12 +51,11 @@ def test_tensorboard_shows_the_run_directory_even_after_a_stop(corpus, tmp_path)
     assert [v for _, v in shown["eval/aa/bits_per_byte"]] == pytest.approx([e["bits_per_byte"] for e in evaluated])
 
 
-def test_wandb_stays_offline(corpus, tmp_path):
+def test_wandb_stays_offline(data, root):
     wandb = pytest.importorskip("wandb", reason="the extra `track` is not installed")
-    (tmp_path / "data").symlink_to(corpus[0] / "data")
-    run = tiny.run(corpus[1], steps=16)
-    go(run, tmp_path, ["wandb"])
-    (file,) = (tmp_path / "wandb").glob(f"offline-run-*-{run.run_id}/run-{run.run_id}.wandb")
+    run = tiny.run(data, steps=16)
+    go(run, root, ["wandb"])
+    (file,) = (root / "wandb").glob(f"offline-run-*-{run.run_id}/run-{run.run_id}.wandb")
     logged = file.read_bytes()
     for name in (b"train/loss", b"eval/aa/loss", b"tokens", run.run_id.encode()):
         assert name in logged

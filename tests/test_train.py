@@ -46,24 +46,6 @@ class At(Silent):
             action()
 
 
-@pytest.fixture(scope="module")
-def data_root(tmp_path_factory):
-    root = tmp_path_factory.mktemp("tiny")
-    return root, tiny.prepared(root)
-
-
-@pytest.fixture
-def root(data_root, tmp_path):
-    """A fresh root that shares the module's token stores."""
-    (tmp_path / "data").symlink_to(data_root[0] / "data")
-    return tmp_path
-
-
-@pytest.fixture
-def data(data_root):
-    return data_root[1]
-
-
 def go(runs, root, slots=1, observer=None, every_s=1e9):
     train(runs, Execution(root, slots, every_s), observer or Silent())
     return [RunDir(root, r.run_id).result() for r in runs]
@@ -74,11 +56,11 @@ def measured(result):
 
 
 @pytest.fixture(scope="module")
-def solo(data_root, tmp_path_factory):
+def solo(stores, tmp_path_factory):
     """The uninterrupted result that others are compared with."""
     root = tmp_path_factory.mktemp("solo")
-    (root / "data").symlink_to(data_root[0] / "data")
-    return go([tiny.run(data_root[1], ("aa", "bb"))], root)[0]
+    (root / "data").symlink_to(stores[0])
+    return go([tiny.run(stores[1], ("aa", "bb"))], root)[0]
 
 
 def test_a_run_learns_and_its_rows_fill_the_schema(solo, data, tmp_path):
