@@ -100,6 +100,10 @@ class Contender:
             p.communicate("")
 
 
+# Threads of the contender before may wait for more work by spinning: nobody's turn begins before they are asleep.
+REST_S = 0.5
+
+
 def contest(contenders: Sequence[Contender], base: str, rounds: int, steps: int, tokens: int) -> None:
     """Prints one table: medians over rounds of changing order, and the rounds' ratios to the contender `base`.
 
@@ -116,6 +120,7 @@ def contest(contenders: Sequence[Contender], base: str, rounds: int, steps: int,
     foreign = []
     for r in range(rounds):
         for c in alive[r % len(alive) :] + alive[: r % len(alive)]:
+            time.sleep(REST_S)
             busy = busy_seconds()
             w, u = c.seconds(steps)
             foreign.append((busy_seconds() - busy - u) / w)

@@ -174,8 +174,7 @@ def test_evaluation_sets_are_large_enough_and_spread(lengths: list[int], tokens:
     assert (taken > 0).all() and (taken <= lengths[: len(taken)]).all()
     cut = taken[taken < lengths[: len(taken)]]
     assert len(set(cut.tolist())) <= 1  # long documents give equally
-    if len(cut) and cut[0] > -(-tokens // 16):  # more than their share: then every document has given
-        assert len(taken) == len(lengths)
+    if len(cut) and cut[0] > -(-tokens // 16):  # more than their share: then less from each would not do
         assert np.minimum(lengths, cut[0] - 1).sum() < tokens
 
 
