@@ -5,11 +5,13 @@ from __future__ import annotations
 import contextlib
 import logging
 import shutil
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 
 from lab.errors import LabError
@@ -26,7 +28,8 @@ class Checkpoints:
     place of .4; but Orbax then times its writing by the wall clock, and a clock that jumps ends it.
 
     Each holds a tree of arrays and a JSON record. `shape` says what the tree is of (model and vocabulary); a
-    checkpoint of another shape is refused by name.
+    checkpoint of another shape is refused by name. The record holds a checksum of the arrays: what Orbax reads from a
+    file in which a bit has changed, it takes for good.
     """
 
     def __init__(self, directory: Path, shape: dict[str, Any], keep: int | None = 2, background: bool = False):
@@ -53,7 +56,7 @@ class Checkpoints:
         """
         args = ocp.args.Composite(
             tree=ocp.args.StandardSave(tree),
-            record=ocp.args.JsonSave({"shape": self.shape, **record}),
+            record=ocp.args.JsonSave({"shape": self.shape, "checksum": _checksum(tree), **record}),
         )
         with self._clear_errors():
             self._manager.save(number, args=args, force=True)
@@ -91,9 +94,26 @@ class Checkpoints:
         return record
 
     def tree(self, number: int, like: Any) -> Any:
-        """The arrays of checkpoint `number`; `like` gives shapes, types and shardings."""
+        """The arrays of checkpoint `number`; `like` gives shapes, types and shardings.
+
+        Raises:
+          LabError: when the checkpoint is damaged or of another model or vocabulary.
+        """
+        record = self.record(number)
+        try:
+            return self._verified(number, like, record)
+        except Exception as error:
+            raise LabError(
+                f"Checkpoint {self.directory / str(number)} cannot be read: {_first_line(error)}.",
+                "Move its run's folder away to train the run again.",
+            ) from error
+
+    def _verified(self, number: int, like: Any, record: dict[str, Any]) -> Any:
         abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
-        return self._manager.restore(number, args=ocp.args.Composite(tree=ocp.args.StandardRestore(abstract))).tree
+        tree = self._manager.restore(number, args=ocp.args.Composite(tree=ocp.args.StandardRestore(abstract))).tree
+        if record["checksum"] != (found := _checksum(tree)) and found is not None:
+            raise ValueError("its arrays are not those that were saved")
+        return tree
 
     def restore(self, like: Any) -> tuple[int, Any, dict[str, Any]] | None:
         """The newest readable checkpoint as (number, tree, record), or None where there is none.
@@ -107,7 +127,7 @@ class Checkpoints:
         for number in reversed(self.numbers()):
             try:
                 record = self.record(number)
-                return number, self.tree(number, like), record
+                return number, self._verified(number, like, record), record
             except LabError:
                 raise
             except Exception as error:  # Orbax raises many types for a damaged checkpoint
@@ -115,13 +135,27 @@ class Checkpoints:
                 log.warning(
                     "Checkpoint %s cannot be read (%s); it is set aside as %s.",
                     self.directory / str(number),
-                    str(error).splitlines()[0] if str(error) else type(error).__name__,
+                    _first_line(error),
                     aside.name,
                 )
                 shutil.rmtree(aside, ignore_errors=True)
                 (self.directory / str(number)).rename(aside)
                 self._manager.reload()
         return None
+
+
+def _checksum(tree: Any) -> int | None:
+    """CRC-32 over all arrays; None where several processes hold parts of them."""
+    total = 0
+    for leaf in jax.tree.leaves(tree):
+        if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
+            return None
+        total = zlib.crc32(np.ascontiguousarray(leaf).reshape(-1).view(np.uint8).data, total)
+    return total
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).splitlines()[0] if str(error) else type(error).__name__
 
 
 def _other_shape(path: Path, found: dict[str, Any], wanted: dict[str, Any]) -> LabError:

@@ -276,6 +276,25 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(root, data, caplog):
     assert result["steps_done"] == 40
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_one_changed_bit_is_noticed(tmp_path, caplog, seed):
+    rng = np.random.default_rng(seed)
+    trees = [{"w": rng.normal(size=(200, 100)).astype(np.float32), "alive": np.array([True])} for _ in range(2)]
+    with Checkpoints(tmp_path, {}) as checkpoints:
+        for number, tree in enumerate(trees, start=1):
+            checkpoints.save(number, tree, {})
+    data = max((f for f in (tmp_path / "2" / "tree").rglob("*") if f.is_file()), key=lambda f: f.stat().st_size)
+    content = bytearray(data.read_bytes())
+    content[int(rng.integers(len(content) // 4, 3 * len(content) // 4))] ^= 1 << int(rng.integers(8))
+    data.write_bytes(content)
+    with Checkpoints(tmp_path, {}) as checkpoints:
+        with pytest.raises(LabError, match="2 cannot be read"):
+            checkpoints.tree(2, trees[1])
+        number, tree, _ = checkpoints.restore(trees[1])
+    assert number == 1 and "cannot be read" in caplog.text
+    np.testing.assert_array_equal(tree["w"], trees[0]["w"])
+
+
 def test_a_checkpoint_of_another_vocabulary_is_refused(tmp_path):
     tree = {"w": np.zeros((3, 2), np.float32)}
     with Checkpoints(tmp_path, {"vocab": 3}) as checkpoints:
