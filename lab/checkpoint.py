@@ -111,7 +111,8 @@ class Checkpoints:
     def _verified(self, number: int, like: Any, record: dict[str, Any]) -> Any:
         abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
         tree = self._manager.restore(number, args=ocp.args.Composite(tree=ocp.args.StandardRestore(abstract))).tree
-        if record["checksum"] != (found := _checksum(tree)) and found is not None:
+        saved, found = record["checksum"], _checksum(tree)
+        if saved != found and saved is not None and found is not None:
             raise ValueError("its arrays are not those that were saved")
         return tree
 
