@@ -70,7 +70,7 @@ def enqueue(
     """
     from lab.train import pack_dir, unfinished_plans
 
-    with _planning(root):
+    with planning(root):
         placed: set[str] = set()
         packs = []
         for plan in unfinished_plans(root):
@@ -213,7 +213,8 @@ def _work(line: Sequence[RunConfig]) -> int:
     return sum((run.steps - run.first_step) * run.batch for run in line)
 
 
-def _planning(root: Path) -> contextlib.AbstractContextManager[None]:
+def planning(root: Path) -> contextlib.AbstractContextManager[None]:
+    """Holds the queue: nobody else makes plans or takes them away meanwhile."""
     return locked(root / "queue", wait=True)
 
 
@@ -253,7 +254,7 @@ def _fits(pack: Pack, root: Path, planner: Planner) -> bool:
 def _replace(pack: Pack, by: Sequence[Pack], root: Path) -> None:
     from lab.train import pack_dir
 
-    with _planning(root):
+    with planning(root):
         _store(root, by)
         (pack_dir(root, pack.plan) / "plan.json").unlink()
 

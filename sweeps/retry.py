@@ -9,6 +9,7 @@ from pathlib import Path
 
 from lab.errors import LabError
 from lab.records import RunDir, locked, one_line_io_errors, read_json
+from sweeps.queue import planning
 from sweeps.status import RunStatus, study_status
 from sweeps.study import Arm
 
@@ -31,7 +32,7 @@ def retry(arms: Sequence[Arm], root: Path, arm: str | None = None, diverged: boo
     if arm is not None and arm not in names:
         raise LabError(f"The study has no arm {arm!r}.", f"It has: {', '.join(names)}.")
     with contextlib.ExitStack() as held:
-        held.enter_context(locked(root / "queue", wait=True))  # no launcher makes or changes plans meanwhile
+        held.enter_context(planning(root))
         runs = {s.run_id: s for s in study_status(arms, root)}
         wanted = {"failed", "diverged"} if diverged else {"failed"}
         chosen = {s.run_id for s in runs.values() if s.state in wanted and arm in (None, s.arm)}
