@@ -162,9 +162,9 @@ def _ladders(rows: pd.DataFrame, tokens: float) -> pd.DataFrame:
 
 
 def _probes(probes: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
-    """One row a cell, place, language and condition: mean of the seeds, lowest and highest."""
+    """One row a cell, place, language and condition at the runs' ends: mean of the seeds, lowest and highest."""
     cells = rows.drop_duplicates("run_id").set_index("run_id")[KEYS]
-    probes = probes.drop(columns="arm").join(cells, on="run_id", how="inner")
+    probes = probes[probes["at"] == 1].drop(columns="arm").join(cells, on="run_id", how="inner")
     if probes.empty:
         return empty(PROBES)
     by = ["probe", *KEYS, "place", "language", "condition"]

@@ -347,6 +347,10 @@ class RunConfig:
         """Updates that were made before this run began: those of its trunk, if it is a branch."""
         return self.parent.step if self.parent and self.parent.carry == "state" else 0
 
+    def at(self, share: float) -> int:
+        """Updates made after a share of the run, in (0, 1]; at least one."""
+        return max(self.first_step + 1, self.first_step + round(share * (self.steps - self.first_step)))
+
     @property
     def tokens_seen(self) -> int:
         return self.steps * self.batch * self.model.context

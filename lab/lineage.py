@@ -90,24 +90,26 @@ def start(program: step.Program, run: RunConfig, root: Path, layout_hash: str) -
         return Start(fresh._replace(params=tree["params"]))
 
 
-def final_params(run: RunConfig, root: Path, layout_hash: str) -> Any:
-    """The parameters a finished run ended with, as numpy arrays without a run axis.
+def kept_params(run: RunConfig, root: Path, layout_hash: str, share: float = 1.0) -> Any:
+    """The parameters a run had after a share of its updates, as numpy arrays without a run axis.
 
     Raises:
-      LabError: when the run kept none, or is of another model or vocabulary than its directory says.
+      LabError: when the run kept none there, or is of another model or vocabulary than its directory says.
     """
-    files = RunDir(root, run.run_id)
-    if not has_kept(root, run.run_id, run.steps, "weights"):
+    files, number = RunDir(root, run.run_id), run.at(share)
+    if not has_kept(root, run.run_id, number, "weights"):
         raise LabError(
-            f"Run {run.run_id} has kept no parameters of its last step in {files.checkpoint_dir}.",
-            "Move its directory away and train it again.",
+            f"Run {run.run_id} has kept no parameters of step {number} of {run.steps} in {files.checkpoint_dir}.",
+            "Name the share in `probed` of its arm, move its directory away and train it again."
+            if share < 1
+            else "Move its directory away and train it again.",
         )
     program = step.Program(run.model, make_mesh())
     shapes = jax.eval_shape(lambda: step.init_state(program, [0]))
     like = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes._asdict())
     with kept(files, run.model, layout_hash) as checkpoints:
-        whole = checkpoints.record(run.steps)["carry"] == "state"
-        tree = checkpoints.tree(run.steps, like if whole else {"params": like["params"]})
+        whole = checkpoints.record(number)["carry"] == "state"
+        tree = checkpoints.tree(number, like if whole else {"params": like["params"]})
     return jax.tree.map(lambda x: np.asarray(x[0]), tree["params"])
 
 

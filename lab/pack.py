@@ -92,12 +92,17 @@ class PackPlan:
 Marks = Mapping[str, Collection[Mark]]
 
 
-def marks_of(runs: Sequence[RunConfig], evaluations: Mapping[str, int] | None = None) -> dict[str, tuple[Mark, ...]]:
-    """Where each run pauses: where a child starts from it, at its evaluations, and at its end.
+def marks_of(
+    runs: Sequence[RunConfig],
+    evaluations: Mapping[str, int] | None = None,
+    probed: Mapping[str, Collection[int]] | None = None,
+) -> dict[str, tuple[Mark, ...]]:
+    """Where each run pauses: where a child starts from it, where it is probed, at its evaluations, and at its end.
 
     Args:
       runs: all runs that are wanted; children and parents may train in different packs.
       evaluations: by run id, how many evaluations are spread evenly over the run, the last at its end (1 by default).
+      probed: by run id, after which updates its parameters are kept for probes.
 
     Raises:
       LabError: where a child starts past its parent's end.
@@ -111,7 +116,8 @@ def marks_of(runs: Sequence[RunConfig], evaluations: Mapping[str, int] | None = 
         n = (evaluations or {}).get(run.run_id, 1)
         length = run.steps - run.first_step
         evaluated = {run.first_step + round(length * i / n) for i in range(1, n)} - {run.first_step} | {run.steps}
-        marks = {step: Mark(step, evaluate=True) for step in evaluated}
+        marks = {step: Mark(step, keep="weights") for step in (probed or {}).get(run.run_id, ())}
+        marks |= {step: dataclasses.replace(marks.get(step, Mark(step)), evaluate=True) for step in evaluated}
         for child in parents.get(run.run_id, ()):
             assert child.parent is not None
             step = child.parent.step

@@ -50,6 +50,7 @@ COLUMNS: dict[str, tuple[str, str]] = {
     "value": ("float64", "a cosine; of fine-tuning a score or a share"),
     "n": ("int64", "pieces, sequences or texts that the value is a mean of"),
     "replicate": ("int64", "of fine-tuning: its seed; else 0"),
+    "at": ("float64", "share of the run's updates that were made: 1 is its end"),
     "pair": ("string", "the two languages compared, with a space between"),
     "text": ("string", "what it was measured on, with a hash"),
 }
@@ -113,7 +114,7 @@ class Settings:
 
 @dataclasses.dataclass(frozen=True)
 class Subject:
-    """A finished run, and the two languages of it that are compared."""
+    """A finished run after a share of its updates, and the two languages of it that are compared."""
 
     study: str
     arm: str
@@ -121,6 +122,7 @@ class Subject:
     root: Path
     first: str
     second: str
+    at: float = 1.0
 
     @property
     def pair(self) -> str:
@@ -136,11 +138,11 @@ class Subject:
 
     @functools.cached_property
     def params(self) -> Any:
-        return jax.device_put(lineage.final_params(self.run, self.root, self.data.layout.hash))
+        return jax.device_put(lineage.kept_params(self.run, self.root, self.data.layout.hash, self.at))
 
     def training_tokens(self) -> Iterator[np.ndarray]:
-        """The targets [batch, context] of every step, in ids of the total vocabulary."""
-        for number in range(self.run.steps):
+        """The targets [batch, context] of every step so far, in ids of the total vocabulary."""
+        for number in range(self.run.at(self.at)):
             yield self.data.stream.batch(number).tokens_BxT1[:, 1:]
 
 
@@ -362,6 +364,7 @@ class ProbeTable:
             "study": subject.study,
             "arm": subject.arm,
             "seed_init": subject.run.seed_init,
+            "at": subject.at,
             "pair": subject.pair,
             "text": unit.text,
         }
@@ -371,7 +374,7 @@ class ProbeTable:
             old = old[~_of_unit(old, subject, unit)]
             whole = pd.concat([old, new], ignore_index=True) if len(old) else new
             kinds = {name: _DTYPES[kind] for name, (kind, _) in COLUMNS.items()}
-            order = ["arm", "run_id", "pair", "probe", "place", "condition", "language", "replicate"]
+            order = ["arm", "run_id", "pair", "at", "probe", "place", "condition", "language", "replicate"]
             temporary = self.path.with_name(f".{self.path.name}.part")
             try:
                 whole.astype(kinds).sort_values(order, kind="stable").to_parquet(temporary, index=False)
@@ -384,5 +387,6 @@ _DTYPES = {"string": "str", "int64": "int64", "float64": "float64"}
 
 
 def _of_unit(rows: pd.DataFrame, subject: Subject, unit: Unit) -> pd.Series:
-    mine = rows.run_id.eq(subject.run.run_id) & rows.pair.eq(subject.pair) & rows.probe.isin(READINGS[unit.probe])
+    mine = rows.run_id.eq(subject.run.run_id) & rows.pair.eq(subject.pair) & rows["at"].eq(subject.at)
+    mine &= rows.probe.isin(READINGS[unit.probe])
     return mine if unit.task is None else mine & rows.place.eq(unit.task)

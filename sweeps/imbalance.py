@@ -35,6 +35,8 @@ SCHEDULES: tuple[tuple[float, ...], ...] = ((0.0, 1.0), (0.1, 0.9))
 # The paper's rate at every size and budget, and its warm-up of 500 of 18,265 steps.
 PAPER_RATE = 7
 PAPER_SUFFIX = ", paper's rate"
+# Models of two languages are kept after this share of their run: does likeness then forecast TEff at the end?
+EARLY = 0.1
 PAPER = dataclasses.replace(LANGUINI.optim, warmup=500 / 18_265)
 
 
@@ -120,7 +122,7 @@ class _Maker:
                 seed_init=seed,
                 seed_data=seed,
             )
-            yield Arm(name, run, order)
+            yield Arm(name, run, order, probed=(EARLY,) if len(mixture.components) > 1 else ())
 
     def _corpus(self, language: str) -> str:
         return self.scale.data.corpora[1 if language == "l2" else 0]

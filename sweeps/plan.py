@@ -126,8 +126,12 @@ def programs(arms: Sequence[Arm], runs: Sequence[RunConfig]) -> list[list[RunCon
 
 
 def marks(arms: Sequence[Arm]) -> dict[str, tuple[Mark, ...]]:
-    """Where the runs of a study pause: for their children, and as often as their arms are evaluated."""
-    return marks_of([arm.run for arm in arms], {arm.run.run_id: arm.evaluations for arm in arms})
+    """Where the runs of a study pause: for their children, for probes, and as often as their arms are evaluated."""
+    return marks_of(
+        [arm.run for arm in arms],
+        {arm.run.run_id: arm.evaluations for arm in arms},
+        {arm.run.run_id: [arm.run.at(share) for share in arm.probed] for arm in arms},
+    )
 
 
 def groups(

@@ -61,12 +61,15 @@ class Arm:
       run: what is trained.
       order: arms of a lower order are trained first, so that a study can stop between two orders with whole results.
       evaluations: how often the run is evaluated, evenly spread, the last time at its end.
+      probed: shares of the run after which its parameters are kept, so that `lab probe --at` can look at them; those of
+        the end are always kept.
     """
 
     name: str
     run: RunConfig
     order: int = 0
     evaluations: int = 1
+    probed: tuple[float, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from analysis.claims.gather import PROBE_COLUMNS
 from lab.config import Source
 from lab.flops import count
 from lab.result import mixture_text
@@ -128,8 +129,8 @@ class World:
                 value = self.probes.get((leaf.arm, leaf.what), 0.3) + noise
                 for place in places:
                     rows.append({"run_id": run, "probe": leaf.probe, "place": place, "language": leaf.language,
-                                 "condition": leaf.condition, "value": value})  # fmt: skip
-        return pd.DataFrame(rows, columns=["run_id", "probe", "place", "language", "condition", "value"])
+                                 "condition": leaf.condition, "value": value, "at": leaf.at})  # fmt: skip
+        return pd.DataFrame(rows, columns=list(PROBE_COLUMNS))
 
     def _rows(self, arm: Arm) -> Iterable[dict[str, Any]]:
         run = arm.run

@@ -64,7 +64,7 @@ def probes_of(frame, layers=4):
             shared = {name: run[name] for name in ("run_id", "study", "arm", "seed_init")}
             one = {"probe": probe, "place": str(place), "language": language or second, "condition": condition}
             found.append({**shared, **one, "value": value + 0.001 * run["seed_init"], "n": 10, "replicate": 0,
-                          "pair": f"l1 {second}", "text": "tiny"})  # fmt: skip
+                          "pair": f"l1 {second}", "text": "tiny", "at": 1.0})  # fmt: skip
 
         for layer in range(1, layers + 1):
             add("hidden state", layer, "pairs", 0.2 * layer)

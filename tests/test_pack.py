@@ -100,8 +100,9 @@ def test_marks_are_at_children_evaluations_and_the_end():
     trunk = run_config(steps=40)
     child = run_config(steps=10, parent=Parent(trunk.run_id, 20, "weights"))
     branch = run_config(steps=25, parent=Parent(trunk.run_id, 20, "state"))
-    found = marks_of([branch, trunk, child], {trunk.run_id: 4})
+    found = marks_of([branch, trunk, child], {trunk.run_id: 4}, {trunk.run_id: [5, 20]})
     assert found[trunk.run_id] == (
+        Mark(5, keep="weights"),
         Mark(10, evaluate=True),
         Mark(20, keep="state", evaluate=True),
         Mark(30, evaluate=True),

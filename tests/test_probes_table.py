@@ -20,15 +20,17 @@ from lab.data.store import StoreHeader, write_store
 from lab.data.vocabulary import EOD, train_tokenizer
 from lab.errors import LabError
 from lab.evaluate import finetune
-from lab.lineage import final_params
+from lab.lineage import kept_params
+from lab.pack import marks_of, plan_pack
 from lab.probes import COLUMNS, Prober, ProbeTable, Settings, Subject
 from lab.records import RunDir
 from lab.rundata import open_run
 from lab.sharding import make_mesh
-from lab.train import Execution, train
+from lab.train import STEPS_PER_DISPATCH, Execution, train
 from sweeps.study import Arm
 
 STUDY = "made-up"
+EARLY = 0.25
 CLONES, NOVELS, BIBLES = "clone", "l2 without parallel text", "l2 with parallel text"
 
 
@@ -66,11 +68,14 @@ def trained(tmp_path_factory):
     bibles = dict(parallel_stores(root))
     components = tuple(dataclasses.replace(c, source=bibles[c.language]) for c in pair.mixture.components)
     bible = dataclasses.replace(pair, mixture=dataclasses.replace(pair.mixture, components=components))
-    train([clone, pair, bible], Execution(root, 1, 1e9), Silent())
+    runs = [clone, pair, bible]
+    plan = plan_pack(runs, 1, STEPS_PER_DISPATCH, marks_of(runs, probed={clone.run_id: [clone.at(EARLY)]}))
+    train(runs, Execution(root, 1, 1e9), Silent(), plan)
     waiting = dataclasses.replace(clone, seed_init=1)
     alone = tiny.run(data, ("aa",), steps=8)
     names = (CLONES, NOVELS, BIBLES, CLONES, "l1")
-    return root, tuple(Arm(n, r) for n, r in zip(names, (clone, pair, bible, waiting, alone), strict=True))
+    runs = [clone, pair, bible, waiting, alone]
+    return root, tuple(Arm(n, r, probed=(EARLY,) if n == CLONES else ()) for n, r in zip(names, runs, strict=True))
 
 
 @pytest.fixture
@@ -100,7 +105,7 @@ def test_the_table_has_every_probe_of_a_clone(probe, trained, capsys):
     assert table.value.between(-1, 1).all() and (table.n > 0).all()
 
     data = open_run(arm.run, root)
-    params = final_params(arm.run, root, data.layout.hash)
+    params = kept_params(arm.run, root, data.layout.hash)
     embeddings = {"input": params["embed"]["tokens"], "output": params["head"]["kernel"].T}
     v = tiny.VOCAB
     for name, rows in embeddings.items():
@@ -126,10 +131,22 @@ def test_the_table_has_every_probe_of_a_clone(probe, trained, capsys):
 def test_what_is_there_is_not_measured_again(probe, capsys, monkeypatch):
     _, first = probe("--arms", CLONES, "--probes", "hidden")
     monkeypatch.setattr("lab.evaluate.hidden.layer_cosines", None)
-    monkeypatch.setattr(lineage, "final_params", None)
+    monkeypatch.setattr(lineage, "kept_params", None)
     code, again = probe("--arms", CLONES, "--probes", "hidden")
     assert code == 0 and "0 measured in 1 runs, 1 were there" in capsys.readouterr().out
     pd.testing.assert_frame_equal(first, again)
+
+
+def test_a_run_is_probed_where_its_arm_kept_it(probe, capsys):
+    _, end = probe("--arms", CLONES, "--probes", "embedding")
+    code, both = probe("--arms", CLONES, "--probes", "embedding", "--at", str(EARLY))
+    assert code == 0 and set(both["at"]) == {EARLY, 1.0}
+    pd.testing.assert_frame_equal(both[both["at"] == 1].reset_index(drop=True), end)
+    # Two of eight steps: a quarter of the text has been counted.
+    counted = both[(both.probe == "input embedding") & (both.place != "all")].groupby("at").n.sum()
+    assert counted[EARLY] < counted[1]
+    assert probe("--arms", CLONES, "--at", ".5")[0] == 1
+    assert "is kept after a share of 0.5 of its run. They are after 0.25, 1." in capsys.readouterr().err
 
 
 def test_another_text_replaces_what_was_measured(probe, tmp_path):
@@ -232,7 +249,7 @@ def test_fine_tuning_writes_every_baseline(trained, tmp_path):
 def test_parameters_are_those_that_training_ended_with(trained, tmp_path):
     root, (arm, *_) = trained
     data = open_run(arm.run, root)
-    params = final_params(arm.run, root, data.layout.hash)
+    params = kept_params(arm.run, root, data.layout.hash)
     evalset = next(iter(data.evaluation.values()))
     ids = evalset.mapped(data.layout.table("aa"))
     n = (len(ids) - 1) // tiny.CONTEXT
@@ -241,8 +258,8 @@ def test_parameters_are_those_that_training_ended_with(trained, tmp_path):
     result = RunDir(root, arm.run.run_id).result()
     assert result is not None
     assert nats.mean() == pytest.approx(result["evaluations"][0]["loss"], rel=1e-3)
-    with pytest.raises(LabError, match="has kept no parameters of its last step"):
-        final_params(arm.run, tmp_path, data.layout.hash)
+    with pytest.raises(LabError, match="has kept no parameters of step 8 of 8"):
+        kept_params(arm.run, tmp_path, data.layout.hash)
 
 
 def test_parameters_are_found_in_a_whole_state_too(trained, tmp_path):
@@ -250,10 +267,10 @@ def test_parameters_are_found_in_a_whole_state_too(trained, tmp_path):
     state = step.init_state(step.Program(run.model, make_mesh()), [7])
     with lineage.kept(RunDir(tmp_path, run.run_id), run.model, "layout") as checkpoints:
         lineage.keep(checkpoints, run.steps, state, "state", "examples")
-    got = final_params(run, tmp_path, "layout")
+    got = kept_params(run, tmp_path, "layout")
     jax.tree.map(np.testing.assert_array_equal, got, jax.tree.map(lambda x: x[0], state.params))
     with pytest.raises(LabError, match="is of another model: layout 'layout' instead of 'other'"):
-        final_params(run, tmp_path, "other")
+        kept_params(run, tmp_path, "other")
 
 
 def test_a_study_that_was_not_trained_is_refused(probe, tmp_path, capsys):

@@ -118,6 +118,7 @@ class ProbeValue:
     Attributes:
       probe, language, place, condition: of the rows of `lab.probes`; the place `layers` is the mean over layers,
         `last layer` the deepest one.
+      at: after which share of the run.
     """
 
     arm: str
@@ -125,6 +126,7 @@ class ProbeValue:
     language: str
     place: str = "all"
     condition: str = "pairs"
+    at: float = 1.0
 
     @property
     def needs(self) -> tuple[str, ...]:
@@ -133,7 +135,8 @@ class ProbeValue:
     @property
     def what(self) -> str:
         """Names the measurement, whatever the arm."""
-        return f"{self.probe} ({self.language}, {self.place}, {self.condition})"
+        when = "" if self.at == 1 else f", after {100 * self.at:g} %"
+        return f"{self.probe} ({self.language}, {self.place}, {self.condition}{when})"
 
     def of(self, sample: Sample) -> Span:
         return Span.exactly(sample.probe(self.arm, self.what))
@@ -141,7 +144,10 @@ class ProbeValue:
     def values(self, probes: pd.DataFrame) -> pd.Series:
         """The measurement of every run in a table of probes, by run_id."""
         rows = probes[
-            (probes.probe == self.probe) & (probes.language == self.language) & (probes.condition == self.condition)
+            (probes.probe == self.probe)
+            & (probes.language == self.language)
+            & (probes.condition == self.condition)
+            & (probes["at"] == self.at)
         ]
         if self.place in ("layers", "last layer"):
             rows = rows[rows.place.str.isdecimal()]

@@ -15,7 +15,7 @@ from analysis.teff import ladders, reference_of, usable
 from lab.errors import LabError
 
 DRAWS = 4000
-PROBE_COLUMNS = ("run_id", "probe", "place", "language", "condition", "value")
+PROBE_COLUMNS = ("run_id", "probe", "place", "language", "condition", "value", "at")
 
 
 def gather(

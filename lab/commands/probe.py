@@ -44,6 +44,8 @@ class Probe(StudyOptions):
     """Two languages to compare (l1 clone1) in place of each run's first two."""
     arms: tuple[str, ...] = ()
     """Arms to probe, by name; all by default."""
+    at: float = 1.0
+    """After which share of their updates runs are probed: 1 is their end; a study's arms say which others they keep."""
     parallel: tuple[Path, Path] | None = None
     """Two text files whose lines are parallel, in the first and the second language, where the study's own corpora are
     not parallel; of a clone, the first file is read in both."""
@@ -102,6 +104,12 @@ class Probe(StudyOptions):
         if unknown := sorted(set(self.arms) - {arm.name for arm in arms}):
             raise LabError(f"{label} has no arm {unknown[0]!r}.", f"`lab sweep status {self.study}` shows its arms.")
         chosen = [arm for arm in arms if not self.arms or arm.name in self.arms]
+        if self.at != 1:
+            shares = sorted({share for arm in chosen for share in arm.probed})
+            chosen = [arm for arm in chosen if self.at in arm.probed]
+            if not chosen:
+                kept = f"They are after {', '.join(f'{share:g}' for share in (*shares, 1))}."
+                raise LabError(f"No model of {label} is kept after a share of {self.at:g} of its run.", kept)
         found, languages = [], set()
         for arm in chosen:
             names = [c.language for c in arm.run.mixture.components]
@@ -115,7 +123,7 @@ class Probe(StudyOptions):
         for arm, first, second in found:
             result = RunDir(self.root, arm.run.run_id).result()
             if result is not None and result["run"]["status"] == "done":
-                finished.append(Subject(label, arm.name, arm.run, self.root, first, second))
+                finished.append(Subject(label, arm.name, arm.run, self.root, first, second, self.at))
         if not finished:
             raise LabError(
                 f"No run of {label} with two languages is finished below {self.root}.",
