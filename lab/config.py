@@ -149,10 +149,29 @@ class Source:
 
 @dataclasses.dataclass(frozen=True)
 class Component:
-    """One language of the mixture: a source read through the layout's lookup table of `language`."""
+    """One language of the mixture: a source read through the layout's lookup table of `language`.
+
+    Attributes:
+      counter: components of one source share the count of its examples, so that each text is read once an epoch, by
+        whichever the shares name. One with a counter of its own name reads by itself what the others read, too:
+        parallel text in two clones.
+      start: the example of the source that it begins with, the first by default: replay that goes on where the parent
+        stopped. Components of one source and counter begin with the same.
+    """
 
     language: str
     source: Source
+    counter: str | None = None
+    start: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.start is not None and self.start < 0:
+            raise LabError(f"{self.language!r} cannot begin with example {self.start}.")
+
+    @property
+    def reading(self) -> tuple[Source, str | None]:
+        """What is counted together: components that share it take turns in one sequence of examples."""
+        return self.source, self.counter
 
 
 @dataclasses.dataclass(frozen=True)
@@ -269,6 +288,14 @@ class MixtureConfig:
             raise LabError("A mixture needs at least one component.")
         if len(set(names)) != len(names):
             raise LabError(f"A mixture names a language twice: {names}.")
+        starts: dict[tuple[Source, str | None], int] = {}
+        for c in self.components:
+            if starts.setdefault(c.reading, c.start or 0) != (c.start or 0):
+                raise LabError(
+                    f"{c.language!r} begins with example {c.start or 0} of {c.source.corpus}, another component of the "
+                    f"same counter with {starts[c.reading]}.",
+                    "Give them one start, or a counter each.",
+                )
         if unknown := sorted(set(names) - set(self.layout.names)):
             raise LabError(
                 f"The mixture names languages that its vocabulary layout lacks: {unknown}.",

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from lab.config import RunConfig
+from lab.config import RunConfig, Source
 from lab.errors import LabError
 from lab.evaluate.perplexity import plain, sliding, window_starts
 from lab.flops import count, flops_per_token
@@ -214,9 +214,9 @@ def planned_rows(arms: Sequence[Arm], prepared: Prepared) -> pd.DataFrame:
             sum(stage.fraction * stage.shares[k] for stage in run.mixture.stages)
             for k in range(len(run.mixture.components))
         ]
-        read: Counter[str] = Counter()
+        read: Counter[tuple[Source, str | None]] = Counter()
         for component, share in zip(run.mixture.components, shares, strict=True):
-            read[component.source.store] += round(share * run.tokens_seen)
+            read[component.reading] += round(share * run.tokens_seen)
         for component, share in zip(run.mixture.components, shares, strict=True):
             store = prepared.store(component.source.corpus)
             unique = store.manifest.splits["train"].tokens
@@ -244,7 +244,7 @@ def planned_rows(arms: Sequence[Arm], prepared: Prepared) -> pd.DataFrame:
                     "tokens_seen": run.tokens_seen,
                     "tokens_language": own,
                     "unique_tokens": min(own, unique),
-                    "epochs": read[component.source.store] / unique,
+                    "epochs": read[component.reading] / unique,
                     "flops_6nd": float(per_token.six_n * run.tokens_seen),
                     "flops_exact": float(per_token.exact * run.tokens_seen),
                     "flops_spent": flops_spent(run),

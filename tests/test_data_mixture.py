@@ -120,6 +120,11 @@ def test_mixture_refusals() -> None:
         ComponentPlan(mixture_of((1.0, (1 / 12,) * 12)), 10**8, 0)
     with pytest.raises(LabError, match=r"layout lacks: \['xx'\]"):
         MixtureConfig((Component("xx", Source("a", "b")),), LayoutConfig.clones(("l0",), "t"), (Stage(1.0, (1.0,)),))
+    ends = (Component("l0", Source("a", "b")), Component("l1", Source("a", "b"), start=5))
+    with pytest.raises(LabError, match="begins with example 5 of a, another component of the same counter with 0"):
+        MixtureConfig(ends, LayoutConfig.clones(("l0", "l1"), "t"), (Stage(1.0, (0.5, 0.5)),))
+    with pytest.raises(LabError, match="cannot begin with example -1"):
+        Component("l0", Source("a", "b"), start=-1)
 
 
 @given(st.integers(1, 5000), st.text(max_size=5))
@@ -178,11 +183,17 @@ def stream_of(
     n_sequences: int = 1000,
     seed_data: int | None = 0,
     context: int = 8,
+    counters: tuple[str | None, ...] = (),
+    starts: tuple[int | None, ...] = (),
 ) -> ExampleStream:
     """A stream of clones, component c reading stores[c]."""
     languages = tuple(f"l{i}" for i in range(len(stores)))
     layout = LayoutConfig.clones(languages, tokenizer.hash)
-    components = tuple(Component(name, s.source) for name, s in zip(languages, stores, strict=True))
+    nothing = (None,) * len(stores)
+    components = tuple(
+        Component(name, s.source, counter, start)
+        for name, s, counter, start in zip(languages, stores, counters or nothing, starts or nothing, strict=True)
+    )
     mixture = MixtureConfig(components, layout, (Stage(1.0, shares),))
     by_corpus = {s.manifest.corpus: s for s in stores}
     built = build_layout(layout, {tokenizer.hash: tokenizer})
@@ -245,6 +256,32 @@ def test_half_and_half_clones_read_the_texts_of_the_monolingual_run(tokenizer: T
     assert Counter(map(tuple, base.tolist())) == Counter(map(tuple, mono.tolist()))
     assert Counter(component.tolist()) == {0: 60, 1: 60}
     assert ((clones >= v) == (component == 1)[:, None]).all()
+
+
+def test_clones_with_counters_of_their_own_read_parallel_text(tokenizer: Tokenizer) -> None:
+    store = store_of(tokenizer, 8 * 120 + 1)
+    stream = stream_of(tokenizer, [store, store], (0.5, 0.5), counters=(None, "parallel"))
+    tokens, component, windows = sequences(stream, 160)
+    first, second = (windows[component == c] for c in (0, 1))
+    np.testing.assert_array_equal(first, second)
+    alone = sequences(stream_of(tokenizer, [store], (1.0,)), 80)[0]
+    np.testing.assert_array_equal(tokens[component == 0], alone)
+    np.testing.assert_array_equal(tokens[component == 1] - tokenizer.vocab_size, alone)
+    realised = stream.realised(40)
+    assert realised.epochs == {"l0": 80 / 120, "l1": 80 / 120}
+    assert realised.unique_tokens == {"l0": 640, "l1": 640}
+
+
+@given(start=st.integers(0, 300), length=st.integers(1, 300), share=st.sampled_from((0.25, 1.0)))
+def test_a_component_begins_where_it_is_told(tokenizer: Tokenizer, start: int, length: int, share: float) -> None:
+    """Replay that goes on from its parent's position reads what the parent would have read next."""
+    source, other = store_of(tokenizer, 8 * 101 + 1), store_of(tokenizer, 8 * 400 + 1, "mem:b")
+    parent = sequences(stream_of(tokenizer, [source], (1.0,)), start + length)
+    child = stream_of(tokenizer, [source, other], (share, 1 - share), batch=1, starts=(start, None))
+    _, component, windows = sequences(child, length)
+    replayed = windows[component == 0]
+    np.testing.assert_array_equal(replayed, parent[2][start : start + len(replayed)])
+    assert child.realised(length).unique_tokens["l0"] == 8 * len(set(replayed.tolist()))
 
 
 def test_realised_counts_by_language_over_sources_and_epochs(tokenizer: Tokenizer) -> None:

@@ -6,8 +6,9 @@
     consumed = chain(consumed, batch)   # running hash of everything consumed, for resume checks
 
 Sequence j of the run is row `j % batch` of step `j // batch`. Its component comes from the mixture's plan. Components
-of one source share one counter, so each text is read once an epoch, by whichever component the plan names. A longer
-run or a larger batch therefore sees the same sequences in the same order, and resuming needs the step alone.
+of one source share one counter, unless they have one of their own, so each text is read once an epoch, by whichever
+component the plan names. A longer run or a larger batch therefore sees the same sequences in the same order, and
+resuming needs the step alone.
 """
 
 from __future__ import annotations
@@ -52,7 +53,7 @@ class Realised:
     Attributes:
       tokens: target tokens seen.
       unique_tokens: target tokens of distinct windows seen in this language.
-      epochs: passes over the language's source, by all languages that read it.
+      epochs: passes over the language's source, by all languages that share its counter.
     """
 
     tokens: dict[str, int]
@@ -92,11 +93,13 @@ class ExampleStream:
         self.context, self.batch_size, self.n_sequences = context, batch, n_sequences
         self.languages = tuple(c.language for c in mixture.components)
         self._plan = ComponentPlan(mixture, n_sequences, seed_data or 0)
-        sources = list(dict.fromkeys(c.source for c in mixture.components))
+        starts = {c.reading: c.start or 0 for c in mixture.components}
+        readings = list(starts)
         self._orders = [
-            ExampleOrder(_store_of(s, stores).ids(split), context, s.store, seed_data, s.corpus) for s in sources
+            ExampleOrder(_store_of(s, stores).ids(split), context, s.store, seed_data, s.corpus) for s, _ in readings
         ]
-        self._source_of = np.array([sources.index(c.source) for c in mixture.components])
+        self._starts = np.array(list(starts.values()), np.int64)
+        self._reading_of = np.array([readings.index(c.reading) for c in mixture.components])
         tables = [layout.table(language) for language in self.languages]
         for component, table in zip(mixture.components, tables, strict=True):
             _check_vocabulary(component.language, stores[component.source.corpus], layout, table)
@@ -122,29 +125,30 @@ class ExampleStream:
         """What steps 0 to `step` - 1 consumed."""
         n = step * self.batch_size
         counts = self._counts(n)
-        by_source = np.bincount(self._source_of, weights=counts, minlength=len(self._orders)).astype(np.int64)
+        by_reading = np.bincount(self._reading_of, weights=counts, minlength=len(self._orders)).astype(np.int64)
         tokens, unique, epochs = {}, {}, {}
         for c, language in enumerate(self.languages):
-            s = self._source_of[c]
-            windows = self._orders[s].n_windows
-            if by_source[s] <= windows:
+            r = self._reading_of[c]
+            windows = self._orders[r].n_windows
+            into = int(self._starts[r]) % windows
+            if into + by_reading[r] <= windows:
                 distinct = int(counts[c])
-            elif counts[c] == by_source[s]:
+            elif into == 0 and counts[c] == by_reading[r]:
                 distinct = min(int(counts[c]), windows)
             else:
                 distinct = self._distinct(c, n)
             tokens[language] = int(counts[c]) * self.context
             unique[language] = distinct * self.context
-            epochs[language] = float(by_source[s] / windows)
+            epochs[language] = float(by_reading[r] / windows)
         return Realised(tokens, unique, epochs)
 
     def _raw(self, component: np.ndarray, windows: np.ndarray) -> np.ndarray:
         if len(self._orders) == 1:
             return self._orders[0].tokens(windows)
-        source = self._source_of[component]
+        reading = self._reading_of[component]
         raw = np.empty((len(windows), self.context + 1), np.uint32)
-        for s, order in enumerate(self._orders):
-            rows = np.flatnonzero(source == s)
+        for r, order in enumerate(self._orders):
+            rows = np.flatnonzero(reading == r)
             if len(rows):
                 raw[rows] = order.tokens(windows[rows])
         return raw
@@ -164,12 +168,13 @@ class ExampleStream:
         if block in self._blocks:
             return self._blocks[block]
         component = self._plan.components(block * _BLOCK, (block + 1) * _BLOCK)
-        before = np.bincount(self._source_of, weights=self._counts(block * _BLOCK), minlength=len(self._orders))
+        counts = np.bincount(self._reading_of, weights=self._counts(block * _BLOCK), minlength=len(self._orders))
+        before = self._starts + counts.astype(np.int64)
         windows = np.empty(_BLOCK, np.int64)
-        source = self._source_of[component]
-        for s, order in enumerate(self._orders):
-            rows = np.flatnonzero(source == s)
-            windows[rows] = order.windows(int(before[s]), int(before[s]) + len(rows))
+        reading = self._reading_of[component]
+        for r, order in enumerate(self._orders):
+            rows = np.flatnonzero(reading == r)
+            windows[rows] = order.windows(int(before[r]), int(before[r]) + len(rows))
         self._blocks[block] = component, windows
         if len(self._blocks) > _BLOCKS_KEPT:
             self._blocks.popitem(last=False)
@@ -186,7 +191,7 @@ class ExampleStream:
         return self._before[n // _BLOCK] + np.bincount(rest, minlength=k)
 
     def _distinct(self, c: int, n: int) -> int:
-        seen = np.zeros(self._orders[self._source_of[c]].n_windows, bool)
+        seen = np.zeros(self._orders[self._reading_of[c]].n_windows, bool)
         for start in range(0, n, _BLOCK):
             component, windows = self._sequences(start, min(n, start + _BLOCK))
             seen[windows[component == c]] = True
