@@ -195,6 +195,8 @@ class LanguageIds:
       anchored: for `own` only: the share of entries that keep the id they have in the first language of the same
         tokenizer (partly anchored clones of arXiv:2404.07982).
       anchors: which entries those are: a fixed random choice, as in that paper, or the most frequent.
+      renamed: for `same` only: the share of pieces in use whose ids are exchanged among themselves, by a fixed random
+        choice; None for none. A smaller share's pieces are among a larger one's.
     """
 
     language: str
@@ -202,6 +204,7 @@ class LanguageIds:
     sharing: Sharing = "own"
     anchored: float = 0.0
     anchors: Anchors = "random"
+    renamed: float | None = None
 
     def __post_init__(self) -> None:
         if self.sharing not in typing.get_args(Sharing):
@@ -212,6 +215,10 @@ class LanguageIds:
             raise LabError(f"The anchored share of {self.language!r} must lie in [0, 1], not {self.anchored}.")
         if self.anchored and self.sharing != "own":
             raise LabError(f"Only a language with ids of its own can be partly anchored, not {self.language!r}.")
+        if self.renamed is not None and not 0 < self.renamed <= 1:
+            raise LabError(f"The renamed share of {self.language!r} must lie in (0, 1], not {self.renamed}.")
+        if self.renamed is not None and self.sharing != "same":
+            raise LabError(f"Only a language that shares all ids can have renamed pieces, not {self.language!r}.")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,7 +11,8 @@ run is annealed by itself on its own budget.
 Arms are trained in orders, each a valid place to stop: (1) the monolingual ladder, and a clone at six shares; (2)
 schedules, and twice the tokens; (3) ten languages, and anchors; (4) two side sizes; (5) a real second language, in
 disjoint and merged vocabularies; (6) the rest of the paper's runs; (7) the headline arms at the paper's own learning
-rate, which is the same at every size and budget.
+rate, which is the same at every size and budget; (8) what the paper does not have: clones that read the same texts, and
+all shares at the side sizes.
 """
 
 from __future__ import annotations
@@ -27,13 +28,20 @@ from lab.recipes import LANGUINI, recipe
 from sweeps.imbalance_claims import claims
 from sweeps.study import Arm, DataSpec, Scale, Study
 
+RATES = str(Path(__file__).with_name("imbalance_rates.json"))
 NOVELS = ("text:en.txt.xz?split=blank2", "text:fr.txt.xz?split=blank2")
 LADDER = (0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 0.9, 1.0)
 SHARES = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5)
 # The stages of a schedule, as the second language's share in each; all of one length.
 SCHEDULES: tuple[tuple[float, ...], ...] = ((0.0, 1.0), (0.1, 0.9))
+# The order of what is left of the paper's runs when the main arms are done.
+REST = 6
+# The longest runs of the largest size, in units of T.
+LONGEST = 2.4
 # The paper's rate at every size and budget, and its warm-up of 500 of 18,265 steps.
 PAPER_RATE = 7
+# What the paper does not have.
+BEYOND = 8
 PAPER_SUFFIX = ", paper's rate"
 # Models of two languages are kept after this share of their run: does likeness then forecast TEff at the end?
 EARLY = 0.1
@@ -51,7 +59,7 @@ class Imbalance(Scale):
       batch: sequences a step.
       recipe: of the learning rate and the rest of the optimiser (`lab.recipes`).
       orders: which orders of arms there are.
-      seeds: of parameters and data alike; the main arms have all of them, those after order 1 the first.
+      few: how many of the seeds the arms of order 6 have; None for all.
       ladder: the monolingual budgets, in units of T.
       shares: of the clone.
     """
@@ -61,8 +69,9 @@ class Imbalance(Scale):
     context: int
     batch: int
     recipe: str
-    orders: tuple[int, ...] = (1, 2, 3, 4, 5, 6, 7)
-    seeds: tuple[int, ...] = (0, 1, 2)
+    orders: tuple[int, ...] = (1, 2, 3, 4, 5, 6, 7, 8)
+    seeds: tuple[int, ...] = dataclasses.field(default=(0, 1, 2), kw_only=True)
+    few: int | None = 1
     ladder: tuple[float, ...] = LADDER
     shares: tuple[float, ...] = SHARES
 
@@ -74,9 +83,15 @@ class _Maker:
     prepared: Prepared
     scale: Imbalance
 
-    def mixture(self, layout: LayoutConfig, sources: dict[str, str], stages: list[tuple[float, ...]]) -> MixtureConfig:
-        """`sources` gives each language's corpus, and each stage the languages' shares; stages are of one length."""
-        components = tuple(Component(name, self.prepared.source(corpus)) for name, corpus in sources.items())
+    def mixture(
+        self, layout: LayoutConfig, sources: dict[str, str], stages: list[tuple[float, ...]], counter: str | None = None
+    ) -> MixtureConfig:
+        """`sources` gives each language's corpus, and each stage the languages' shares; stages are of one length.
+        Languages after the first read their corpus by a counter of their own, if one is named."""
+        components = tuple(
+            Component(name, self.prepared.source(corpus), counter if k else None)
+            for k, (name, corpus) in enumerate(sources.items())
+        )
         fractions = tuple(Stage(1 / len(stages), shares) for shares in stages)
         return MixtureConfig(components, layout, fractions)
 
@@ -85,12 +100,14 @@ class _Maker:
         layout = LayoutConfig.joint((language,), self.prepared.tokenizer(corpus).hash)
         return self.mixture(layout, {language: corpus}, [(1.0,)])
 
-    def clones(self, stages: list[tuple[float, ...]], anchored: float = 0.0) -> MixtureConfig:
+    def clones(
+        self, stages: list[tuple[float, ...]], anchored: float = 0.0, counter: str | None = None
+    ) -> MixtureConfig:
         """`l1` and as many clones as each stage has shares after its first."""
         names = ("l1", *(f"clone{k}" for k in range(1, len(stages[0]))))
         corpus = self._corpus("l1")
         layout = LayoutConfig.clones(names, self.prepared.tokenizer(corpus).hash, anchored)
-        return self.mixture(layout, dict.fromkeys(names, corpus), stages)
+        return self.mixture(layout, dict.fromkeys(names, corpus), stages, counter)
 
     def pair(self, shares: tuple[float, ...], merged: bool) -> MixtureConfig:
         """`l1` and `l2`, with the share of `l2` in each stage."""
@@ -99,10 +116,8 @@ class _Maker:
         layout = (LayoutConfig.merged if merged else LayoutConfig.disjoint)(("l1", "l2"), tokenizers)
         return self.mixture(layout, corpora, [(1 - p, p) for p in shares])
 
-    def arms(
-        self, order: int, what: str, mixture: MixtureConfig, times: float = 1.0, size: int = 0, seeds: int | None = None
-    ) -> Iterator[Arm]:
-        """The runs of one arm: `times` T at a size (0 is the main one), with the first `seeds` seeds or all."""
+    def arms(self, order: int, what: str, mixture: MixtureConfig, times: float = 1.0, size: int = 0) -> Iterator[Arm]:
+        """The runs of one arm: `times` T at a size (0 is the main one), one a seed."""
         scale = self.scale
         name = f"{what}, {times:g} T, {scale.sizes[size]}"
         vocab = self.prepared.layout(mixture.layout).v_total
@@ -112,7 +127,7 @@ class _Maker:
             name, optim = name + PAPER_SUFFIX, PAPER
         else:  # budgets beyond the tuned ones, up to 4 T, are said in docs/imbalance.md
             optim = recipe(scale.recipe, extrapolate=True).setup(model, tokens, scale.batch).optim
-        for seed in scale.seeds[:seeds]:
+        for seed in scale.seeds[: scale.few if order == REST else None]:
             run = RunConfig(
                 model=model,
                 optim=optim,
@@ -140,12 +155,10 @@ def arms(prepared: Prepared, scale: Imbalance) -> tuple[Arm, ...]:
     make = _Maker(prepared, scale)
     found: list[Arm] = []
 
-    def add(
-        order: int, what: str, mixture: MixtureConfig, *more: float, size: int = 0, seeds: int | None = None
-    ) -> None:
+    def add(order: int, what: str, mixture: MixtureConfig, *more: float, size: int = 0) -> None:
         if order in scale.orders:
             for times in more or (1.0,):
-                found.extend(make.arms(order, what, mixture, times, size, seeds))
+                found.extend(make.arms(order, what, mixture, times, size))
 
     def clone(*shares: float) -> MixtureConfig:
         return make.clones([(1 - p, p) for p in shares])
@@ -156,54 +169,70 @@ def arms(prepared: Prepared, scale: Imbalance) -> tuple[Arm, ...]:
         add(1, f"clone {percent(p)}", clone(p))
 
     for schedule in SCHEDULES:
-        add(2, f"clone {schedule_name(schedule)}", clone(*schedule), seeds=1)
+        add(2, f"clone {schedule_name(schedule)}", clone(*schedule))
     add(2, "l1", l1, 2.0)
     twice: tuple[tuple[float, ...], ...] = ((0.5,), (0.1,), (0.1, 0.9))
     for stages in twice:
         add(2, f"clone {schedule_name(stages)}", clone(*stages), 2.0)
 
-    add(3, "9 clones, 10 % each", make.clones([(0.1,) * 10]), seeds=1)
-    add(3, "9 clones, 50 % together", make.clones([(0.5, *[0.5 / 9] * 9)]), seeds=1)
+    add(3, "9 clones, 10 % each", make.clones([(0.1,) * 10]))
+    add(3, "9 clones, 50 % together", make.clones([(0.5, *[0.5 / 9] * 9)]))
     for anchored in (0.05, 0.25):
-        add(3, f"clone 50 %, {percent(anchored)} anchored", make.clones([(0.5, 0.5)], anchored), seeds=1)
+        add(3, f"clone 50 %, {percent(anchored)} anchored", make.clones([(0.5, 0.5)], anchored))
 
     for size in (1, 2):
-        add(4, "l1", l1, 0.05, 0.1, 0.25, 0.5, 1.0, size=size, seeds=1)
+        add(4, "l1", l1, 0.05, 0.1, 0.25, 0.5, 1.0, size=size)
         for p in (0.5, 0.1):
-            add(4, f"clone {percent(p)}", clone(p), size=size, seeds=1)
+            add(4, f"clone {percent(p)}", clone(p), size=size)
 
-    if any(order in scale.orders for order in (5, 6)):
+    if any(order in scale.orders for order in (5, REST)):
         l2 = make.alone("l2")
-        add(5, "l2", l2, *scale.ladder, seeds=1)
+        add(5, "l2", l2, *scale.ladder)
         for merged, vocabulary in ((False, "disjoint"), (True, "merged")):
             for p in (0.1, 0.3, 0.5, 0.7, 0.9):
-                add(5, f"l2 {percent(p)}, {vocabulary}", make.pair((p,), merged), seeds=1)
+                add(5, f"l2 {percent(p)}, {vocabulary}", make.pair((p,), merged))
             for p in (0.05, 0.2, 0.4, 0.6, 0.8, 0.95):
-                add(6, f"l2 {percent(p)}, {vocabulary}", make.pair((p,), merged), seeds=1)
-        add(6, "l2 10 % -> 90 %, disjoint", make.pair((0.1, 0.9), False), seeds=1)
+                add(REST, f"l2 {percent(p)}, {vocabulary}", make.pair((p,), merged))
+        add(REST, "l2 10 % -> 90 %, disjoint", make.pair((0.1, 0.9), False))
         for schedule in ((0.1, 0.9), (0.1, 0.9, 0.5, 0.5), (0.05, 0.65, 0.65, 0.65)):
-            add(6, f"l2 {schedule_name(schedule)}, merged", make.pair(schedule, True), seeds=1)
+            add(REST, f"l2 {schedule_name(schedule)}, merged", make.pair(schedule, True))
         for stages in twice:
-            add(6, f"l2 {schedule_name(stages)}, merged", make.pair(stages, True), 2.0, 3.0, seeds=1)
-        add(6, "l2", l2, 2.0, 3.0, seeds=1)
+            add(REST, f"l2 {schedule_name(stages)}, merged", make.pair(stages, True), 2.0, 3.0)
+        add(REST, "l2", l2, 2.0, 3.0)
         for size in (1, 2):
-            add(6, "l2", l2, 0.05, 0.1, 0.25, 0.5, 1.0, size=size, seeds=1)
+            add(REST, "l2", l2, 0.05, 0.1, 0.25, 0.5, 1.0, size=size)
             for p in (0.5, 0.1):
-                add(6, f"l2 {percent(p)}, merged", make.pair((p,), True), size=size, seeds=1)
+                add(
+                    REST,
+                    f"l2 {percent(p)}, merged",
+                    make.pair((p,), True),
+                    0.5 if size == 1 else LONGEST,
+                    1.0,
+                    size=size,
+                )
+        add(REST, "l2", l2, LONGEST, size=2)
 
-    add(6, "l1", l1, 3.0, 4.0, seeds=1)
+    add(REST, "l1", l1, 3.0, 4.0)
     for p in (0.5, 0.1):
-        add(6, f"clone {percent(p)}", clone(p), 3.0, 4.0, seeds=1)
-    add(6, "clone 10 % -> 90 %", clone(0.1, 0.9), 3.0, seeds=1)
+        add(REST, f"clone {percent(p)}", clone(p), 3.0, 4.0)
+    add(REST, "clone 10 % -> 90 %", clone(0.1, 0.9), 3.0)
     for anchored in (0.1, 0.5, 0.8, 0.9):
-        add(6, f"clone 50 %, {percent(anchored)} anchored", make.clones([(0.5, 0.5)], anchored), seeds=1)
-    for times, size in ((0.5, 1), (2.4, 2)):
+        add(REST, f"clone 50 %, {percent(anchored)} anchored", make.clones([(0.5, 0.5)], anchored))
+    for times, size in ((0.5, 1), (LONGEST, 2)):
         for p in (0.5, 0.1):
-            add(6, f"clone {percent(p)}", clone(p), times, size=size, seeds=1)
+            add(REST, f"clone {percent(p)}", clone(p), times, size=size)
+    add(REST, "l1", l1, LONGEST, size=2)
 
     add(PAPER_RATE, "l1", l1, *scale.ladder)
     for p in (0.5, 0.1):
         add(PAPER_RATE, f"clone {percent(p)}", clone(p))
+
+    for p in (0.5, 0.1):
+        add(BEYOND, f"clone {percent(p)}, parallel text", make.clones([(1 - p, p)], counter="parallel"))
+    for size in (1, 2):
+        for p in scale.shares:
+            if p not in (0.5, 0.1):
+                add(BEYOND, f"clone {percent(p)}", clone(p), size=size)
     return tuple(found)
 
 
@@ -228,17 +257,29 @@ STUDY = Study(
         Imbalance(
             name="nano",
             data=DataSpec(NOVELS, 1024),
-            cost="175 runs, 527M tokens; order 1 is 88M, about 40 minutes on 2 CPU cores",
+            cost="287 runs, 814M tokens; order 1 is 42 runs, 88M tokens",
             tokens=3_000_000,
             sizes=("nano-4", "nano-2", "nano-6"),
             context=128,
             batch=8,
-            recipe=str(Path(__file__).with_name("imbalance_rates.json")),
+            recipe=RATES,
+        ),
+        Imbalance(
+            name="gpu",
+            data=DataSpec(NOVELS, 1024),
+            cost="not measured on a GPU yet; `lab sweep plan imbalance --scale gpu --device h200` says what it expects",
+            tokens=5_000_000,
+            sizes=("nano-6", "nano-4", "nano-10"),
+            context=128,
+            batch=8,
+            recipe=RATES,
+            seeds=(0, 1, 2, 3, 4),
+            few=None,
         ),
         Imbalance(
             name="paper",
             data=DataSpec(("text:en", "text:fr"), 16_384),
-            cost="145 runs, 190B tokens, on text of that size in the folders en and fr",
+            cost="227 runs, 268B tokens, on text of that size in the folders en and fr",
             tokens=1_197_015_040,
             sizes=("languini-small", "languini-mini", "languini-medium"),
             context=512,

@@ -80,11 +80,13 @@ class Scale:
       name: one of `SCALES`.
       data: the text it needs.
       cost: what it costs, and where that was measured.
+      seeds: of parameters and data alike, for studies whose arms read them: `lab sweep run --seeds` gives others.
     """
 
     name: str
     data: DataSpec
     cost: str
+    seeds: tuple[int, ...] = dataclasses.field(default=(0,), kw_only=True)
 
     def __post_init__(self) -> None:
         if self.name not in SCALES:
@@ -146,22 +148,26 @@ class Study(Generic[S]):
         if not names or len(set(names)) != len(names):
             raise LabError(f"Study {self.name} needs scales of different names, not {names}.")
 
-    def scale(self, name: str | None = None) -> S:
-        """The scale called `name`, or the smallest.
+    def scale(self, name: str | None = None, seeds: tuple[int, ...] = ()) -> S:
+        """The scale called `name`, or the smallest; with other seeds, if any are given.
 
         Raises:
           LabError: when the study has no such scale.
         """
         for scale in self.scales:
             if name in (None, scale.name):
-                return scale
+                return dataclasses.replace(scale, seeds=seeds) if seeds else scale
         raise LabError(
             f"Study {self.name} has no scale {name!r}.", f"It has: {', '.join(s.name for s in self.scales)}."
         )
 
     def label(self, scale: S) -> str:
-        """Names the table and folder of the study at `scale`: `<study>-<scale>`, or `<study>` if it has one scale."""
-        return self.name if len(self.scales) == 1 else f"{self.name}-{scale.name}"
+        """Names the table and folder of the study at `scale`: `<study>-<scale>`, or `<study>` if it has one scale; and
+        the seeds, if they are not the scale's own."""
+        name = self.name if len(self.scales) == 1 else f"{self.name}-{scale.name}"
+        return (
+            name if scale.seeds == self.scale(scale.name).seeds else f"{name}-seeds-{'-'.join(map(str, scale.seeds))}"
+        )
 
     def checked_arms(self, prepared: Prepared, scale: S) -> tuple[Arm, ...]:
         """The arms at `scale`, each run once.
@@ -185,6 +191,12 @@ class Study(Generic[S]):
             seen[arm.run.run_id] = arm.name
         if not arms:
             raise LabError(f"Study {self.name} has no arms.")
+        others = {arm.run.seed_init for arm in arms} - set(scale.seeds)
+        if others and scale.seeds != self.scale(scale.name).seeds:
+            raise LabError(
+                f"Study {self.name} cannot be run with other seeds: its arms have {sorted(others)} whatever is asked.",
+                "Let its arms read `scale.seeds`.",
+            )
         return arms
 
 

@@ -46,18 +46,19 @@ def found(study: Study[Any], root: Path, scale: str | None = None, table: Path |
         label=label,
         table=where,
         probes=next((path for path in probes if path.exists()), None),
-        rates=_rates(study, root),
+        rates=_rates(study, chosen.name, root),
         claims=study.claims(chosen),
         again=study.again,
     )
 
 
-def _rates(study: Study[Any], root: Path) -> Path | None:
-    """The table of the sweep of learning rates that goes before the study: the study `<name>_rates`."""
+def _rates(study: Study[Any], scale: str, root: Path) -> Path | None:
+    """The table of the sweep of learning rates that goes before the study: `<name>_rates`, at the same scale or, where
+    there is none, its smallest."""
     name = f"{study.name}_rates"
     if name not in study_names():
         return None
     rates = find_study(name)
-    label = rates.label(rates.scale())
-    paths = (table_path(label, root), committed(f"{study.name}-rates.parquet"))
+    labels = [rates.label(s) for s in sorted(rates.scales, key=lambda s: s.name != scale)]
+    paths = (path for label in labels for path in (table_path(label, root), committed(f"{label}.parquet")))
     return next((path for path in paths if path.exists()), None)

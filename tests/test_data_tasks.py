@@ -313,7 +313,7 @@ def test_a_users_own_seqio_task(seqio: Any, tmp_path: Path, monkeypatch: pytest.
 def test_commands_print_tables(
     prepared: Prepared, texts: list[str], root: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert set(COMMANDS) == {"list", "prepare", "show"} and all(c.__doc__ for c in COMMANDS.values())
+    assert set(COMMANDS) == {"list", "prepare", "show", "distance"} and all(c.__doc__ for c in COMMANDS.values())
     assert COMMANDS["list"]().run() == 0
     assert "embedded:enm" in capsys.readouterr().out
     assert COMMANDS["prepare"](tuple(texts), vocab=350, root=root).run() == 0

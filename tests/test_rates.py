@@ -27,7 +27,7 @@ from lab.recipes import Fitted, RateRule, load
 from sweeps.rates import RateSweep
 
 ROOT = Path(__file__).parent.parent
-DEMO = ROOT / "sweeps" / "results" / "demo-rates.parquet"
+DEMO = ROOT / "sweeps" / "results" / "demo_rates.parquet"
 GRID = (2e-3, 4e-3, 8e-3, 16e-3, 32e-3)
 
 

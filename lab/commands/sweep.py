@@ -10,7 +10,7 @@ from typing import Literal
 import tyro
 
 from lab.commands.sweep_collect import Collect, Merge
-from lab.commands.sweep_options import ROOT
+from lab.commands.sweep_options import StudyOptions
 from lab.commands.sweep_plan import Plan
 from lab.commands.sweep_status import Retry, Status
 from sweeps.slurm import SlurmJob
@@ -36,15 +36,9 @@ class List:
 
 
 @dataclasses.dataclass(frozen=True)
-class Run:
+class Run(StudyOptions):
     """Train what is missing of a study, then collect its table and draw its report. Run it again to go on."""
 
-    study: tyro.conf.Positional[str]
-    """Name of a study, or a path to its Python file."""
-    scale: str | None = None
-    """One of the study's scales (`lab sweep list`): nano, gpu or paper; by default its smallest."""
-    root: Path = ROOT
-    """Folder for everything the laboratory writes."""
     devices: int = max(1, min(2, os.cpu_count() or 1))
     """On a CPU, runs trained side by side, one a core. Accelerators are found by themselves."""
     on: Literal["local", "slurm"] = "local"
@@ -59,10 +53,7 @@ class Run:
     slurm: tyro.conf.OmitArgPrefixes[SlurmJob] = dataclasses.field(default_factory=SlurmJob)
 
     def run(self) -> int:
-        from sweeps.study import find_study
-
-        study = find_study(self.study)
-        scale = study.scale(self.scale)
+        study, scale = self.chosen()
         from lab.devices import prepare_process
 
         prepare_process(host_devices=self.devices)
@@ -78,6 +69,7 @@ class Run:
         root = str(self.root.resolve())
         options = [f"--scale={scale}", f"--root={root}", f"--devices={self.devices}", "--packs=1"]
         options += [f"--slots={self.slots}"] if self.slots else []
+        options += ["--seeds", *map(str, self.seeds)] if self.seeds else []
         return ["sweep", "run", study, *options, *(("--track", *self.track) if self.track else ())]
 
 

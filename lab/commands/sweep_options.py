@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import tyro
 
 if TYPE_CHECKING:
-    from sweeps.study import Arm
+    from sweeps.study import Arm, Scale, Study
 
 ROOT = Path("out")
 
@@ -24,6 +24,19 @@ class StudyOptions:
     """One of the study's scales (`lab sweep list`): nano, gpu or paper; by default its smallest."""
     root: Path = ROOT
     """Folder for everything the laboratory writes."""
+    seeds: tuple[int, ...] = ()
+    """Seeds in place of the scale's own: the same arms once more, with a table of their own (`lab replicate`)."""
+
+    def chosen(self) -> tuple[Study[Any], Scale]:
+        """The study and its scale.
+
+        Raises:
+          LabError: when there is no such study or scale, or its file raises.
+        """
+        from sweeps.study import find_study
+
+        study = find_study(self.study)
+        return study, study.scale(self.scale, self.seeds)
 
     def labelled_arms(self) -> tuple[str, tuple[Arm, ...]]:
         """The study's label at the scale, and its arms.
@@ -32,8 +45,6 @@ class StudyOptions:
           LabError: when there is no such study or scale, its file raises, or its text cannot be prepared.
         """
         from sweeps.launch import prepared_arms
-        from sweeps.study import find_study
 
-        study = find_study(self.study)
-        scale = study.scale(self.scale)
+        study, scale = self.chosen()
         return study.label(scale), prepared_arms(study, scale, self.root)

@@ -55,10 +55,7 @@ class Plan(StudyOptions):
     """Print one JSON object and nothing else."""
 
     def run(self) -> int:
-        from sweeps.study import find_study
-
-        study = find_study(self.study)
-        scale = study.scale(self.scale)
+        study, scale = self.chosen()
         if not 0 < self.utilisation <= 1:
             raise LabError(f"A utilisation of {self.utilisation:g} is not a share of the peak.", "Give 0.4 for 40 %.")
         if self.device is not None:

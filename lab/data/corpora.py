@@ -11,6 +11,10 @@ Options follow the name like those of a URL, as in `text:talks.jsonl?split=jsonl
 - `tfds:NAME`, any TFDS set: `field` of the text (`text`), `split` to read (`train`), `data_dir`.
 - `seqio:NAME`, a registered seqio Task: `module` that registers it, `feature` (`targets`), `split` to read (`train`).
 - All of these: `language` (BCP 47 tag) and `licence`.
+- `derived:BASE`, the text of any of the others changed as `lab.data.derived` describes: `spelling=SHARE`,
+  `order=swap[:SHARE] | reverse-sentences | reverse | shuffle | shuffle-tokens`, `seed`; and `half=a | b` keeps only
+  that half of its training documents. Options that are none of these are BASE's own:
+  `derived:text:talks.txt?split=line&order=reverse&half=b`.
 
 Whatever splits a set comes with, the split read is cut anew into training, validation and test text by `splits.py`.
 """
@@ -28,8 +32,11 @@ import re
 import urllib.parse
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+import numpy as np
+
+from lab.data.derived import RULE, Change, Derivation, Half, derive
 from lab.data.embedded import Document, bible, hadith, package_release
 from lab.errors import LabError
 
@@ -45,6 +52,7 @@ class Corpus:
       parallel: the group of corpora whose documents share alignment keys; or "".
       release: which text exactly: a package version, or a digest of files.
       documents: reads the text anew, in a fixed order.
+      reorder: the ids of a document (with its end) and its key -> the ids to store; None stores them as they are.
     """
 
     name: str
@@ -53,6 +61,7 @@ class Corpus:
     parallel: str
     release: str
     documents: Callable[[], Iterator[Document]] = dataclasses.field(compare=False, repr=False)
+    reorder: Callable[[np.ndarray, str], np.ndarray] | None = dataclasses.field(default=None, compare=False, repr=False)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,11 +117,13 @@ def open_corpus(spec: str) -> Corpus:
     kind, _, rest = spec.partition(":")
     if kind == "embedded":
         return _embedded(spec)
+    if kind == "derived" and rest:
+        return _derived(rest)
     openers = {"text": _text, "tfds": _tfds, "seqio": _seqio}
     if kind not in openers or not rest:
         raise LabError(
             f"Unknown corpus {spec!r}.",
-            f"Use one of {', '.join(EMBEDDED)}, text:PATH, tfds:NAME or seqio:NAME.",
+            f"Use one of {', '.join(EMBEDDED)}, text:PATH, tfds:NAME, seqio:NAME or derived:CORPUS.",
         )
     name, _, query = rest.partition("?")
     options = dict(urllib.parse.parse_qsl(query, keep_blank_values=True))
@@ -121,7 +132,57 @@ def open_corpus(spec: str) -> Corpus:
     return openers[kind](name, options, "?" + urllib.parse.urlencode(public, safe=":") if public else "")
 
 
+def open_derivation(spec: str) -> Derivation:
+    """The change of a derived corpus, which knows the corpus's documents, to invert its text.
+
+    Reads the whole unchanged corpus.
+
+    Raises:
+      LabError: when `spec` names no derived corpus, and as `open_corpus` does.
+    """
+    kind, _, rest = spec.partition(":")
+    if kind != "derived" or not rest:
+        raise LabError(f"{spec!r} is no derived corpus.", "Name one: derived:CORPUS?order=reverse.")
+    base, change, _ = _base_and_change(rest)
+    return Derivation.of(change, base.documents(), remember=True)
+
+
+def _derived(spec: str) -> Corpus:
+    base, change, half = _base_and_change(spec)
+    options = change.options | ({"half": half} if half else {})
+    joint = "&" if "?" in base.name else "?"
+    query = urllib.parse.urlencode(options, safe=":")
+    entropy = "kept" if change.entropy_kept else "not kept"
+    return Corpus(
+        name=f"derived:{base.name}{joint if options else ''}{query}",
+        # A private-use subtag: text of no language that others know.
+        language=base.language + ("-x-derived" if change.options else ""),
+        licence=base.licence,
+        parallel=base.parallel,
+        release=f"{base.release}; {RULE}: {change}, entropy {entropy}" + (f", half {half}" if half else ""),
+        documents=lambda: derive(change, half, base.documents),
+        reorder=None if change.order != "shuffle-tokens" else Derivation(change, {}).apply_ids,
+    )
+
+
+def _base_and_change(spec: str) -> tuple[Corpus, Change, Half | None]:
+    """What `derived:SPEC` is made of."""
+    name, _, query = spec.partition("?")
+    options = dict(urllib.parse.parse_qsl(query, keep_blank_values=True))
+    keys: tuple[str, ...] = ("spelling", "order", "seed", "half")
+    mine = {k: options.pop(k) for k in keys if k in options}
+    if name.startswith("derived:"):
+        raise LabError("A derived corpus is not changed once more.", "Give all options at once: spelling, order, seed.")
+    if (half := mine.pop("half", None)) not in (None, "a", "b"):
+        raise LabError(f"There is no half {half!r} of a corpus.", "Use half=a or half=b.")
+    base = open_corpus(name + ("?" + urllib.parse.urlencode(options) if options else ""))
+    return base, Change.parse(mine), cast("Half | None", half)
+
+
 def _embedded(name: str) -> Corpus:
+    if "?" in name and name.partition("?")[0] in EMBEDDED:
+        name, _, query = name.partition("?")
+        raise LabError(f"{name} has no options, and so no {query!r}.", "Its changes: derived:CORPUS?order=reverse.")
     if name not in EMBEDDED:
         raise LabError(f"Unknown corpus {name!r}.", f"Embedded corpora: {', '.join(EMBEDDED)}.")
     entry = EMBEDDED[name]

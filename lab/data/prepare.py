@@ -73,28 +73,44 @@ class Prepared:
         return build_layout(config, self.by_hash)
 
 
-def prepare(corpora: Sequence[str], vocab_size: int, joint: bool = False, root: Path = Path("out")) -> Prepared:
+def prepare(
+    corpora: Sequence[str],
+    vocab_size: int,
+    joint: bool = False,
+    root: Path = Path("out"),
+    tokenizer_from: Sequence[str] = (),
+) -> Prepared:
     """Trains the tokenizers and writes the token stores of some corpora, unless they exist.
+
+    A language that a trained model goes on with must be read with that model's tokenizer. Where one model goes on with
+    many languages, as along a dial of derived ones, a tokenizer joint with each would need a parent of each and would
+    move with the dial: `tokenizer_from` the parent's corpus keeps one parent and one vocabulary for all of them.
 
     Args:
       corpora: specs, as `lab.data.corpora` describes them.
       vocab_size: ids of each tokenizer.
       joint: whether one tokenizer is trained over all the corpora, in place of one for each.
       root: the folder of all results.
+      tokenizer_from: specs of the corpora over which one tokenizer for all `corpora` is trained; by default `joint`
+        says which. `joint` is the same as naming all of them here.
 
     Raises:
       LabError: for an unknown or missing or empty corpus, a vocabulary that is too small or too large for the text,
         or a full disk.
     """
-    opened = {spec: open_corpus(spec) for spec in dict.fromkeys(corpora)}
-    if not opened:
+    if not corpora:
         raise LabError("There is no corpus to prepare.", "Name one, such as embedded:en.")
-    unique = list({c.name: c for c in opened.values()}.values())
-    if len({(c.name, c.release) for c in opened.values()}) > len(unique):
+    if joint and tokenizer_from:
+        raise LabError("A tokenizer is either joint over all corpora or trained from those named, not both.")
+    every = {spec: open_corpus(spec) for spec in dict.fromkeys((*corpora, *tokenizer_from))}
+    opened = {spec: every[spec] for spec in dict.fromkeys(corpora)}
+    if len({(c.name, c.release) for c in every.values()}) > len({c.name for c in every.values()}):
         raise LabError("Two different corpora have the same name.", "Rename one of the files.")
+    unique = list({c.name: c for c in opened.values()}.values())
+    shared = tuple({every[s].name: every[s] for s in (corpora if joint else tokenizer_from)}.values())
     with _progress() as progress:
-        if joint:
-            tokenizer = _tokenizer(unique, vocab_size, root, progress)
+        if shared:
+            tokenizer = _tokenizer(shared, vocab_size, root, progress)
             tokenizers = {c.name: tokenizer for c in unique}
         else:
             tokenizers = {c.name: _tokenizer([c], vocab_size, root, progress) for c in unique}

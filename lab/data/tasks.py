@@ -43,7 +43,7 @@ def register_corpus(corpus: Corpus, tokenizer: Tokenizer) -> str:
         seqio.TaskRegistry.add(
             name,
             source=_source(corpus),
-            preprocessors=[_tokenise(tokenizer)],
+            preprocessors=[_tokenise(tokenizer, corpus.reorder)],
             output_features={"targets": seqio.Feature(vocabulary, add_eos=True)},
         )
     return name
@@ -187,14 +187,16 @@ def _source(corpus: Corpus) -> Any:
     return _seqio().FunctionDataSource(dataset_fn, splits=SPLITS)
 
 
-def _tokenise(tokenizer: Tokenizer) -> Callable[[Any], Any]:
+def _tokenise(tokenizer: Tokenizer, reorder: Callable[[np.ndarray, str], np.ndarray] | None) -> Callable[[Any], Any]:
     import tensorflow as tf
 
-    def encode(text: bytes) -> np.ndarray:
-        return np.array([*tokenizer.encode(text.decode()), EOD], np.int32)
+    def encode(text: bytes, key: bytes) -> np.ndarray:
+        ids = np.array([*tokenizer.encode(text.decode()), EOD], np.int32)
+        return ids if reorder is None else reorder(ids, key.decode())
 
     def tokenise(example: dict[str, Any]) -> dict[str, Any]:
-        targets = tf.ensure_shape(tf.numpy_function(encode, [example["text"]], tf.int32), [None])
+        encoded = tf.numpy_function(encode, [example["text"], example["key"]], tf.int32)
+        targets = tf.ensure_shape(encoded, [None])
         return {"key": example["key"], "targets": targets}
 
     return lambda dataset: dataset.map(tokenise)

@@ -5,7 +5,8 @@
     layout.tables["en#1"][ids]                               # base ids -> total ids, int32
 
 A `LanguageLayout` is one lookup table a language; clones, partly anchored clones, disjoint, merged and joint
-vocabularies are only different tables, so nothing that uses a layout asks which kind it is.
+vocabularies, and a language whose pieces have changed places, are only different tables, so nothing that uses a layout
+asks which kind it is.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ import sentencepiece
 
 from lab.config import LanguageIds, LayoutConfig
 from lab.data.files import replace_folder
+from lab.data.order import permute
 from lab.errors import LabError
 
 PAD, UNK, EOD = 0, 1, 2
@@ -231,6 +233,22 @@ class LanguageLayout:
             raise LabError(f"Unknown language {language!r}.", f"The vocabulary layout has {list(self.languages)}.")
         return self.tables[language]
 
+    def base_ids(self, language: str, ids: Iterable[int]) -> np.ndarray:
+        """[n] int32: the language's own ids that `table` sends to these total ids.
+
+        Raises:
+          LabError: for an unknown language, and for an id that is none of the language's.
+        """
+        table = self.table(language)
+        inverse = np.full(self.v_total, -1, np.int32)
+        inverse[table] = np.arange(len(table), dtype=np.int32)
+        total = np.fromiter(ids, np.int64)
+        inside = (total >= 0) & (total < self.v_total)
+        base = inverse[np.where(inside, total, 0)]
+        if len(foreign := total[~inside | (base < 0)]):
+            raise LabError(f"The id {foreign[0]} is none of {language!r}.", "Is it text of another language?")
+        return base
+
     @cached_property
     def hash(self) -> str:
         """16 hex digits over the languages, their tables and the total size."""
@@ -241,7 +259,7 @@ class LanguageLayout:
 
     @cached_property
     def byte_lengths(self) -> np.ndarray:
-        """[V_total] int32: bytes that each total id stands for; ids that no language uses have 0."""
+        """[V_total] int32: bytes that each total id stands for, whatever the language; unused ids have 0."""
         lengths = np.zeros(self.v_total, np.int32)
         for language, table in self.tables.items():
             lengths[table] = self.tokenizers[language].byte_lengths
@@ -249,9 +267,10 @@ class LanguageLayout:
 
     @cached_property
     def piece_bytes(self) -> tuple[bytes, ...]:
-        """The bytes each total id stands for, in whichever language."""
+        """The bytes each total id stands for, in the first language that has it: in a later one with renamed pieces it
+        may stand for others."""
         pieces = [b""] * self.v_total
-        for language, table in self.tables.items():
+        for language, table in reversed(tuple(self.tables.items())):
             for total, piece in zip(table.tolist(), self.tokenizers[language].piece_bytes, strict=True):
                 pieces[total] = piece
         return tuple(pieces)
@@ -261,8 +280,14 @@ class LanguageLayout:
         table = self.table(language)
         return table[np.asarray(self.tokenizers[language].encode(text), np.int64)]
 
-    def decode(self, ids: Iterable[int]) -> str:
-        """The text of total ids, of one language or several."""
+    def decode(self, ids: Iterable[int], language: str | None = None) -> str:
+        """The text of total ids: of one language, or of several, as `piece_bytes` reads them.
+
+        Raises:
+          LabError: for ids that the language does not have.
+        """
+        if language is not None:
+            return self.tokenizers[language].decode(self.base_ids(language, ids).tolist())
         return b"".join(self.piece_bytes[i] for i in ids).decode("utf-8", errors="replace")
 
 
@@ -307,7 +332,7 @@ def _table(
     size = tokenizer.vocab_size
     if entry.sharing == "same":
         assert base is not None  # LayoutConfig refuses it otherwise
-        return base, v_total
+        return (base if entry.renamed is None else _renamed(base, tokenizer, entry.renamed)), v_total
     if entry.sharing == "pieces":
         table = np.empty(size, np.int32)
         for i, piece in enumerate(tokenizer.pieces):
@@ -322,6 +347,24 @@ def _table(
         anchors = _anchors(entry, tokenizer)
         table[anchors] = base[anchors]
     return table, v_total + size
+
+
+def _renamed(base: np.ndarray, tokenizer: Tokenizer, share: float) -> np.ndarray:
+    """[V] `base` with a share of the pieces' ids exchanged among themselves.
+
+    Of the pieces that the tokenizer's training text uses, in a fixed random order, the first `share` are taken; among
+    those of equal byte length each takes the id of the next, the last that of the first. None that is taken keeps its
+    id, unless it is the only one of its length. Which are taken at a smaller share are so at a larger one.
+    """
+    size = tokenizer.vocab_size
+    order = np.argsort(permute("renamed pieces", size, np.arange(size)))
+    order = order[(order > EOD) & (tokenizer.counts[order] > 0)]
+    taken = order[: round(share * len(order))]
+    table = base.copy()
+    for length in np.unique(tokenizer.byte_lengths[taken]):
+        pieces = taken[tokenizer.byte_lengths[taken] == length]
+        table[pieces] = base[np.roll(pieces, -1)]
+    return table
 
 
 def _anchors(entry: LanguageIds, tokenizer: Tokenizer) -> np.ndarray:
