@@ -8,7 +8,7 @@ from typing import Annotated, Any, Protocol, Union
 
 import tyro
 
-from lab.commands import claims, data, figures, laws, probe, sweep, trace, train, tune
+from lab.commands import claims, data, figures, laws, probe, replicate, sweep, trace, train, tune
 from lab.errors import LabError
 
 DESCRIPTION = """A laboratory for multilingual scaling laws: how should compute be spent on a language with little data?
@@ -35,6 +35,7 @@ VERBS: Verbs = {
     **laws.COMMANDS,
     "figures": figures.Figures,
     "claims": claims.Claims,
+    "replicate": replicate.Replicate,
     "trace": trace.Trace,
 }
 
