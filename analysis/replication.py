@@ -1,6 +1,6 @@
 """Do the same arms with other seeds land where a table says they will?
 
-    landings(old, new)      # of two result tables: one a cell (arm, language) of ln PPL and, where it can be read, ln TEff
+    landings(old, new)      # of two result tables: one for each cell (arm, language) of ln PPL and of ln TEff
 
 A new run of a cell is predicted from the cell's n old ones at mean +- t s sqrt(1 + 1/n), a prediction interval of the
 normal distribution, with the variance s^2 drawn towards what all cells have in common (`analysis.noise`). Of many new
@@ -65,22 +65,22 @@ def landings(old: pd.DataFrame, new: pd.DataFrame, level: float = 0.95) -> tuple
             "New seeds make new runs: `lab sweep run --seeds`.",
         )
     before, after = values(old), values(new)
-    groups = before.groupby(KEYS, sort=False).value
-    cells = groups.agg(["size", "mean", "var"]).reset_index()
+    later = dict(list(after.groupby(KEYS, sort=False)))
+    cells = before.groupby(KEYS, sort=False).value.agg(["size", "mean", "var"])
     found: list[Landing] = []
-    for what, part in cells.groupby("what", sort=False):
-        noise = moderated(part["var"].to_numpy(), part["size"].to_numpy() - 1)
+    for what in (PPL, TEFF):
+        part = cells[cells.index.get_level_values("what") == what]
+        seeds, mean = part["size"].to_numpy(), part["mean"].to_numpy()
+        noise = moderated(part["var"].to_numpy(), seeds - 1)
         if not noise.total:
             continue
-        reach = student.ppf((1 + level) / 2, noise.freedom) * np.sqrt(
-            noise.variance * (1 + 1 / part["size"].to_numpy())
-        )
-        for cell, by in zip(part.itertuples(), reach, strict=True):
-            same = after[(after.what == what) & (after.arm == cell.arm) & (after.language == cell.language)]
-            if len(same):
-                there = tuple(sorted(zip(same.seed.astype(int), same.value.astype(float), strict=True)))
-                low, high = float(cell.mean - by), float(cell.mean + by)
-                found.append(Landing(str(what), str(cell.arm), str(cell.language), int(cell.size), low, high, there))
+        reach = student.ppf((1 + level) / 2, noise.freedom) * np.sqrt(noise.variance * (1 + 1 / seeds))
+        for i, cell in enumerate(part.index):
+            if cell in later:
+                there = sorted(zip(later[cell].seed.tolist(), later[cell].value.tolist(), strict=True))
+                ends = float(mean[i] - reach[i]), float(mean[i] + reach[i])
+                _, arm, language = cell
+                found.append(Landing(what, arm, language, int(seeds[i]), *ends, tuple(there)))
     if not found:
         raise LabError(
             "Nothing can be predicted: the tables have no cell in common of which the old one has two seeds.",
