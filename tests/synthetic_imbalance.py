@@ -144,7 +144,7 @@ class World:
                 "arm": arm.name, "study": "imbalance", "language": component.language,
                 "mixture": mixture_text(run), "family": run.model.family,
                 "d_model": run.model.d_model, "n_layers": run.model.n_layers,
-                "n_nonembedding": count(run.model).nonembedding, "tokens_seen": run.tokens_seen,
+                "n_nonembedding": count(run.model).nonembedding, "n_head": count(run.model).head, "tokens_seen": run.tokens_seen,
                 "tokens_language": tokens, "tokenizer_hash": text, "eval_hash": text,
                 "ppl": math.exp(self.log_ppl.get(cell, self.law(text, run.model.d_model, worth))),
                 "status": "done", "exclusion": None,

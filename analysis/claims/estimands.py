@@ -9,8 +9,8 @@ A statistic is a pure function of a `Sample`: it gives the estimate and all boot
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias
+from collections.abc import Mapping, MutableMapping
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 
@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 
 Side = Literal["above", "below", "about zero"]
 SIDES = ("above", "below", "about zero")
+# What is measured of an arm's runs in a language, in nats a token: by the sliding protocol, and plainly.
+PPL, LOSS = "ln PPL", "loss"
+SCORES = (PPL, LOSS)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -63,8 +66,50 @@ class Sample(Protocol):
         """What the language's perplexity is read against, refitted for each draw."""
         ...
 
+    def loss(self, arm: str, language: str) -> np.ndarray:
+        """The arm's plain loss, nats a token, mean over seeds, [R]."""
+        ...
+
+    def parameters(self, arm: str, language: str) -> float:
+        """N of the arm's models, without the token embedding: what `flops_6nd` counts."""
+        ...
+
     def probe(self, arm: str, what: str) -> np.ndarray:
         """What a probe measured (`ProbeValue.what`), mean over seeds, [R]."""
+        ...
+
+    @property
+    def memo(self) -> MutableMapping[Any, Any]:
+        """What statistics keep of this sample for one another, by keys of their own (a refitted law)."""
+        ...
+
+
+class Statistic(Protocol):
+    """A number with its draws. One that is measured itself has `arm` and `cell`; one made of others has `parts`."""
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """All arms without which there is no data."""
+        ...
+
+    def of(self, sample: Sample) -> Span:
+        """The statistic of a sample.
+
+        Raises:
+          LabError: when the sample lacks an arm or a measurement.
+        """
+        ...
+
+
+class Measured(Statistic, Protocol):
+    """A statistic of one arm's own measurement."""
+
+    @property
+    def arm(self) -> str: ...
+
+    @property
+    def cell(self) -> tuple[str, str]:
+        """What is measured (PPL, LOSS, or a probe's name), and in which language."""
         ...
 
 
@@ -83,6 +128,10 @@ class LnTEff:
     @property
     def needs(self) -> tuple[str, ...]:
         return (self.arm, *self.ladder)
+
+    @property
+    def cell(self) -> tuple[str, str]:
+        return PPL, self.language
 
     def of(self, sample: Sample) -> Span:
         worth = sample.reference(self.arm, self.language).worth(sample.log_ppl(self.arm, self.language))
@@ -107,8 +156,72 @@ class LnPPL:
     def of(self, sample: Sample) -> Span:
         return Span.exactly(sample.log_ppl(self.arm, self.language))
 
+    @property
+    def cell(self) -> tuple[str, str]:
+        return PPL, self.language
+
     def __str__(self) -> str:
         return f"ln PPL({self.language}; {self.arm})"
+
+
+@dataclasses.dataclass(frozen=True)
+class LnLoss:
+    """ln of the plain loss of an arm in a language, nats a token; what laws are fitted to."""
+
+    arm: str
+    language: str
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        return (self.arm,)
+
+    @property
+    def cell(self) -> tuple[str, str]:
+        return LOSS, self.language
+
+    def of(self, sample: Sample) -> Span:
+        return Span.exactly(np.log(sample.loss(self.arm, self.language)))
+
+    def __str__(self) -> str:
+        return f"ln L({self.language}; {self.arm})"
+
+
+@dataclasses.dataclass(frozen=True)
+class LnWorth:
+    """ln of what an arm's tokens of a language are worth: tokens at which a ladder has its loss, over its own.
+
+    The ladder is joined monotonely in ln loss and ln tokens, without a law; a loss that no arm of it reaches gives a
+    bound. Of the ladder's tokens the arm saves the share 1 - exp(-value).
+
+    Attributes:
+      ladder: arms that are equal but for their tokens, and differ from the arm in what is to be priced.
+    """
+
+    arm: str
+    language: str
+    ladder: tuple[str, ...]
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        return (self.arm, *self.ladder)
+
+    @property
+    def cell(self) -> tuple[str, str]:
+        return LOSS, self.language
+
+    def of(self, sample: Sample) -> Span:
+        from analysis.reference import LocalCurve
+
+        tokens = np.array([sample.tokens(arm, self.language) for arm in self.ladder])
+        order = np.argsort(tokens)
+        losses = np.stack([sample.loss(self.ladder[i], self.language) for i in order])
+        curve = LocalCurve.through(tokens[order], np.log(losses), np.ones(len(order)))
+        worth = curve.worth(np.log(sample.loss(self.arm, self.language)))
+        value = np.log(worth.tokens / sample.tokens(self.arm, self.language))
+        return Span(np.where(worth.bound < 0, -np.inf, value), np.where(worth.bound > 0, np.inf, value))
+
+    def __str__(self) -> str:
+        return f"ln worth({self.language}; {self.arm})"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -131,6 +244,10 @@ class ProbeValue:
     @property
     def needs(self) -> tuple[str, ...]:
         return (self.arm,)
+
+    @property
+    def cell(self) -> tuple[str, str]:
+        return self.what, ""
 
     @property
     def what(self) -> str:
@@ -168,8 +285,12 @@ class Combination:
     terms: tuple[tuple[float, Statistic], ...]
 
     @property
+    def parts(self) -> tuple[Statistic, ...]:
+        return tuple(term for _, term in self.terms)
+
+    @property
     def needs(self) -> tuple[str, ...]:
-        return tuple(dict.fromkeys(arm for _, term in self.terms for arm in term.needs))
+        return _needs(self.parts)
 
     def of(self, sample: Sample) -> Span:
         first, *rest = (term.of(sample) * weight for weight, term in self.terms)
@@ -183,6 +304,24 @@ class Combination:
 
 
 @dataclasses.dataclass(frozen=True)
+class Largest:
+    """The largest of several statistics: below a number when all of them are."""
+
+    parts: tuple[Statistic, ...]
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        return _needs(self.parts)
+
+    def of(self, sample: Sample) -> Span:
+        spans = [part.of(sample) for part in self.parts]
+        return Span(np.max([s.low for s in spans], axis=0), np.max([s.high for s in spans], axis=0))
+
+    def __str__(self) -> str:
+        return f"largest of {len(self.parts)}, such as {self.parts[0]}"
+
+
+@dataclasses.dataclass(frozen=True)
 class LnShareAtOne:
     """ln of the share of the tokens up to which a language gains: where its TEff falls through 1, between `points`.
 
@@ -192,8 +331,12 @@ class LnShareAtOne:
     points: tuple[LnTEff, ...]
 
     @property
+    def parts(self) -> tuple[LnTEff, ...]:
+        return self.points
+
+    @property
     def needs(self) -> tuple[str, ...]:
-        return tuple(dict.fromkeys(arm for point in self.points for arm in point.needs))
+        return _needs(self.parts)
 
     def of(self, sample: Sample) -> Span:
         x = np.log([sample.share(p.arm, p.language) for p in self.points])
@@ -216,7 +359,8 @@ class LnShareAtOne:
         return f"ln share where TEff({self.points[0].language}) = 1; {arms}"
 
 
-Statistic: TypeAlias = LnTEff | LnPPL | ProbeValue | LnShareAtOne | Combination
+def _needs(parts: tuple[Statistic, ...]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(arm for part in parts for arm in part.needs))
 
 
 def difference(first: Statistic, second: Statistic) -> Combination:
@@ -224,13 +368,10 @@ def difference(first: Statistic, second: Statistic) -> Combination:
     return Combination(((1.0, first), (-1.0, second)))
 
 
-def leaves(statistic: Statistic) -> tuple[LnTEff | LnPPL | ProbeValue, ...]:
-    """What a statistic is made of."""
-    if isinstance(statistic, Combination):
-        return tuple(leaf for _, term in statistic.terms for leaf in leaves(term))
-    if isinstance(statistic, LnShareAtOne):
-        return statistic.points
-    return (statistic,)
+def leaves(statistic: Any) -> tuple[Measured, ...]:
+    """The measurements that a statistic is made of, those of ladders aside."""
+    parts = getattr(statistic, "parts", None)
+    return (statistic,) if parts is None else tuple(leaf for part in parts for leaf in leaves(part))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -17,13 +17,14 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from typing import Literal
+from collections.abc import MutableMapping
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 from scipy import stats
 
-from analysis.claims.estimands import Span, Statistic
+from analysis.claims.estimands import LOSS, PPL, Span, Statistic
 from analysis.reference import Reference
 from analysis.teff import Ladder
 from lab.errors import LabError
@@ -32,7 +33,6 @@ Reading = Literal["law", "local"]
 LEVEL = 0.95
 # One standard deviation on either side of a normal's median.
 ONE_SD = stats.norm.cdf(-1), stats.norm.cdf(1)
-PPL = "ln PPL"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,9 +83,9 @@ class Evidence:
     """A result table, and what probes measured, ready to be asked; `analysis.claims.gather` makes it.
 
     Attributes:
-      cells: one row for each arm and language (`what` is "ln PPL") or probe (`what` is its name): arm, what, language,
-        mean over seeds, seeds, variance of one run and its freedom, error of the mean, and of perplexities tokens,
-        tokens_seen, n_nonembedding, reference, eval_hash.
+      cells: one row for each arm and language (`what` is "ln PPL", or "loss") or probe (`what` is its name): arm, what,
+        language, mean over seeds, seeds, variance of one run and its freedom, error of the mean, and of scores tokens,
+        tokens_seen, n_nonembedding, parameters, reference, eval_hash.
       weights: [cells, seeds] share of each seed in a cell's mean.
       common: variance of the effect that a seed has on all arms.
       together: correlation of a run's noise between its languages.
@@ -120,6 +120,11 @@ class Evidence:
     def _references(self) -> dict[tuple[str, int, Reading], Reference]:
         return {}
 
+    @functools.cached_property
+    def memos(self) -> dict[Reading, dict[Any, Any]]:
+        """What statistics keep of the draws, by the reading of ladders."""
+        return {"law": {}, "local": {}}
+
     def cell(self, arm: str, what: str, language: str = "") -> int:
         """Row of a cell.
 
@@ -128,7 +133,7 @@ class Evidence:
         """
         rows = self._at.get((arm, what, language), [])
         if len(rows) != 1:
-            name = what if what != PPL else f"perplexity in {language}"
+            name = {PPL: f"perplexity in {language}", LOSS: f"loss in {language}"}.get(what, what)
             problem = "has runs of several budgets" if rows else f"has no {name}"
             raise LabError(f"Arm {arm!r} {problem}.", "Collect the runs again, or name another arm.")
         return rows[0]
@@ -226,6 +231,16 @@ class Reader:
 
     def reference(self, arm: str, language: str) -> Reference:
         return self.evidence.reference(self.evidence.cell(arm, PPL, language), self.reading)
+
+    def loss(self, arm: str, language: str) -> np.ndarray:
+        return np.asarray(self.evidence.draws[self.evidence.cell(arm, LOSS, language)])
+
+    def parameters(self, arm: str, language: str) -> float:
+        return float(self.evidence.cells.parameters[self.evidence.cell(arm, PPL, language)])
+
+    @property
+    def memo(self) -> MutableMapping[Any, Any]:
+        return self.evidence.memos[self.reading]
 
     def probe(self, arm: str, what: str) -> np.ndarray:
         return np.asarray(self.evidence.draws[self.evidence.cell(arm, what)])

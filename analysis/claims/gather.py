@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from analysis.claims.estimands import Claim, ProbeValue, leaves
-from analysis.claims.evidence import PPL, Evidence
+from analysis.claims.estimands import LOSS, PPL, SCORES, Claim, LnTEff, ProbeValue, leaves
+from analysis.claims.evidence import Evidence
 from analysis.noise import moderated
 from analysis.teff import ladders, reference_of, usable
 from lab.errors import LabError
@@ -29,7 +30,7 @@ def gather(
 
     Args:
       table: rows of `lab.table`; one rule of learning rates (`analysis.teff.variants`).
-      claims: whose probes' values are wanted.
+      claims: whose measurements are wanted; ladders are only made where one of them reads TEff, or none is given.
       probes: rows of `lab.probes`, of which the columns `PROBE_COLUMNS` are read.
       draws: of the bootstrap.
       seed: of the draws.
@@ -45,17 +46,20 @@ def gather(
     groups = measured.groupby(["arm", "what", "language", "tokens_seen"], sort=False)
     cells = groups.agg(
         mean=("value", "mean"), seeds=("value", "size"), tokens=("tokens", "mean"),
-        n_nonembedding=("n_nonembedding", "first"), eval_hash=("eval_hash", "first"), variance=("value", "var"),
+        n_nonembedding=("n_nonembedding", "first"), parameters=("parameters", "first"),
+        eval_hash=("eval_hash", "first"), variance=("value", "var"),
     ).reset_index()  # fmt: skip
     references = {str(name): _reference(rows, str(name)) for name in rows.language.unique()}
     cells["reference"] = cells.language.map(references).fillna("")
+    wanted = [leaf for claim in claims for leaf in leaves(claim.estimand)]
+    found = ladders(rows) if not wanted or any(isinstance(leaf, LnTEff) for leaf in wanted) else {}
     noise = _noise(cells, measured, groups.ngroup().to_numpy())
     shifts, documents = _document_shifts(cells, rows, draws, seed)
     seeds = np.array(sorted(set(measured.seed)))
     weights = np.zeros((len(cells), len(seeds)))
     np.add.at(weights, (groups.ngroup().to_numpy(), np.searchsorted(seeds, measured.seed)), 1.0)
     weights /= weights.sum(axis=1, keepdims=True)
-    weights[(cells.what != PPL).to_numpy()] = 0.0
+    weights[~cells.what.isin(SCORES).to_numpy()] = 0.0
     cells["variance"], cells["freedom"] = noise.variance, noise.freedom
     cells["error"] = np.sqrt(noise.variance / cells.seeds)
     rng = np.random.default_rng([seed, 1])
@@ -68,7 +72,7 @@ def gather(
     moves = np.concatenate([np.zeros((len(cells), 1)), np.diag(error[:, 0]), joint], axis=1)
     runs = {str(a): tuple(dict.fromkeys(part.run_id)) for a, part in measured.groupby("arm")}
     return Evidence(
-        cells, weights, noise.common, noise.together, noise.total, ladders(rows), documents, runs,
+        cells, weights, noise.common, noise.together, noise.total, found, documents, runs,
         cells["mean"].to_numpy()[:, None] + moves, shifts,
     )  # fmt: skip
 
@@ -79,9 +83,13 @@ def _measurements(rows: pd.DataFrame, claims: Sequence[Claim], probes: pd.DataFr
         {
             "run_id": rows.run_id, "arm": rows.arm, "what": PPL, "language": rows.language, "seed": rows.seed_init,
             "value": np.log(rows.ppl.astype(float)), "tokens": rows.tokens_language.astype(float),
-            "tokens_seen": rows.tokens_seen, "n_nonembedding": rows.n_nonembedding, "eval_hash": rows.eval_hash,
+            "tokens_seen": rows.tokens_seen, "n_nonembedding": rows.n_nonembedding,
+            "parameters": rows.n_nonembedding + rows.n_head, "eval_hash": rows.eval_hash,
         }
     )  # fmt: skip
+    if any(leaf.cell[0] == LOSS for claim in claims for leaf in leaves(claim.estimand)):
+        plain = found.assign(what=LOSS, value=rows.loss.astype(float))
+        found = pd.concat([found, plain], ignore_index=True)
     if probes is None:
         return found
     if missing := sorted(set(PROBE_COLUMNS) - set(probes.columns)):
@@ -98,7 +106,8 @@ def _measurements(rows: pd.DataFrame, claims: Sequence[Claim], probes: pd.DataFr
                 {
                     "run_id": values.index, "arm": of.arm.to_numpy(), "what": what, "language": "",
                     "seed": of.seed_init.to_numpy(), "value": values.to_numpy(), "tokens": 0.0,
-                    "tokens_seen": of.tokens_seen.to_numpy(), "n_nonembedding": 0, "eval_hash": "",
+                    "tokens_seen": of.tokens_seen.to_numpy(), "n_nonembedding": 0, "parameters": 0,
+                    "eval_hash": "",
                 }
             )
         )  # fmt: skip
@@ -124,26 +133,30 @@ class _SeedNoise:
 
 
 def _noise(cells: pd.DataFrame, measured: pd.DataFrame, cell: np.ndarray) -> _SeedNoise:
-    """Parts the spread between seeds into what a seed does to all arms and what is a run's own."""
+    """Parts the spread between seeds into what a seed does to all arms and what is a run's own.
+
+    Plain losses have the perplexities' common effect: both are nats a token of the same runs.
+    """
     freedom = cells.seeds.to_numpy() - 1.0
     variance, own_freedom = np.full(len(cells), np.nan), np.zeros(len(cells))
     total, common, together = 0, 0.0, 0.0
     for what, rows in cells.groupby("what").indices.items():
         noise = moderated(cells.variance.to_numpy()[rows], freedom[rows])
-        if what == PPL and noise.total and noise.variance.max() > 0:
+        if what in SCORES and noise.total and noise.variance.max() > 0:
             part = measured[np.isin(cell, rows)].assign(cell=cell[np.isin(cell, rows)])
             part = part[freedom[part.cell] > 0]
             part["left"] = part.value - part.groupby("cell").value.transform("mean")
             scale = pd.Series(noise.variance * freedom[rows] / (freedom[rows] + 1), rows)
             part["scale"] = np.sqrt(part.cell.map(scale))
-            common, left = _common(part)
-            if common > 0:
+            shared, left = _common(part)
+            if shared > 0:
                 part["left"] = left
                 own = (left**2).groupby(part.cell).sum().reindex(rows).to_numpy() / np.maximum(freedom[rows], 1)
                 noise = moderated(own, freedom[rows])
                 scale = pd.Series(noise.variance * freedom[rows] / (freedom[rows] + 1), rows)
                 part["scale"] = np.sqrt(part.cell.map(scale))
-            total, together = noise.total, _together(part)
+            if what == PPL:
+                total, common, together = noise.total, shared, _together(part)
         variance[rows], own_freedom[rows] = noise.variance, noise.freedom
     return _SeedNoise(variance, own_freedom, common, together, total)
 
@@ -176,7 +189,10 @@ def _document_shifts(
 ) -> tuple[np.ndarray, dict[str, int]]:
     """Change of each cell's plain loss [cells, draws] under resampled documents; documents of each evaluation set."""
     shifts, counts = np.zeros((len(cells), draws)), {}
-    where = {(c.arm, c.language, c.tokens_seen): i for i, c in enumerate(cells.itertuples()) if c.what == PPL}
+    where: dict[tuple[Any, ...], list[int]] = {}
+    for i, c in enumerate(cells.itertuples()):
+        if c.what in SCORES:
+            where.setdefault((c.arm, c.language, c.tokens_seen), []).append(i)
     for number, (text, part) in enumerate(sorted(rows.groupby("eval_hash"), key=lambda item: str(item[0]))):
         part = part[part.document_nats.notna() & part.document_tokens.notna()]
         targets = {tuple(t) for t in part.document_tokens}
@@ -194,8 +210,10 @@ def _document_shifts(
         keys, nats = [], []
         for _, same in part.groupby(["arm", "language", "tokens_seen"]):
             first = same.iloc[0]
-            keys.append(where[first.arm, first.language, first.tokens_seen])
-            nats.append(np.mean(np.stack([np.asarray(n, float) for n in same.document_nats]), axis=0))
+            mean = np.mean(np.stack([np.asarray(n, float) for n in same.document_nats]), axis=0)
+            for key in where[first.arm, first.language, first.tokens_seen]:
+                keys.append(key)
+                nats.append(mean)
         stacked = np.stack(nats)
         base = stacked.sum(axis=1, keepdims=True) / sizes.sum()
         shifts[keys] = (stacked @ drawn.T) / (drawn @ sizes) - base

@@ -17,8 +17,8 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from analysis.claims.estimands import Claim, LnPPL, LnTEff, ProbeValue, ids, leaves
-from analysis.claims.evidence import LEVEL, PPL, Estimate, Evidence, Reading
+from analysis.claims.estimands import Claim, LnTEff, Measured, ids, leaves
+from analysis.claims.evidence import LEVEL, Estimate, Evidence, Reading
 from analysis.claims.gather import gather
 from analysis.teff import usable, variants
 from lab.errors import LabError
@@ -219,10 +219,8 @@ def _entry(claim: Claim, evidence: Evidence, other: Evidence | None) -> Entry:
     )
 
 
-def _cell(evidence: Evidence, leaf: LnTEff | LnPPL | ProbeValue) -> int:
-    if isinstance(leaf, ProbeValue):
-        return evidence.cell(leaf.arm, leaf.what)
-    return evidence.cell(leaf.arm, PPL, leaf.language)
+def _cell(evidence: Evidence, leaf: Measured) -> int:
+    return evidence.cell(leaf.arm, *leaf.cell)
 
 
 def _missing(claim: Claim, evidence: Evidence) -> list[str]:
