@@ -20,7 +20,9 @@ ScheduleName = Literal["cosine", "wsd", "constant"]
 Sampling = Literal["exact", "bernoulli"]
 Sharing = Literal["own", "pieces", "same"]
 Anchors = Literal["random", "frequent"]
-Carry = Literal["weights", "state"]
+Carry = Literal["weights", "moments", "state"]
+Kept = Literal["weights", "state"]
+Extension = Literal["mean", "composition", "random"]
 
 
 def canonical(value: Any) -> Any:
@@ -330,19 +332,31 @@ class Parent:
       run_id: the parent's identity.
       step: how many updates the parent had made.
       carry: `weights` takes the parameters and starts everything else afresh (continual pre-training: step 0, new
-        moments, re-warmed rate). `state` goes on from the parent's step with its moments, on the examples that come
-        next (a cooldown branch of a trunk).
+        moments, re-warmed rate). `moments` takes Adam's moments, too: with no warm-up and the parent's rate, the
+        schedule goes on, on other text. `state` goes on from the parent's step with its moments, on the examples that
+        come next (a cooldown branch of a trunk).
+      extension: where the vocabulary is larger than the parent's, how the new rows begin (`lab.extension`).
     """
 
     run_id: str
     step: int
     carry: Carry
+    extension: Extension | None = None
+
+    @property
+    def needs(self) -> Kept:
+        """What the parent must have kept."""
+        return "weights" if self.carry == "weights" else "state"
 
     def __post_init__(self) -> None:
         if self.carry not in typing.get_args(Carry):
             raise LabError(f"A run cannot carry {self.carry!r} from its parent.", f"Known: {typing.get_args(Carry)}.")
         if self.step < 1:
             raise LabError(f"A run starts from its parent's step 1 or later, not {self.step}.")
+        if self.extension not in (None, *typing.get_args(Extension)):
+            raise LabError(f"Unknown extension {self.extension!r}.", f"Known: {typing.get_args(Extension)}.")
+        if self.extension and self.carry != "weights":
+            raise LabError(f"New pieces have no {self.carry} to carry on.", "Extend a vocabulary with carry='weights'.")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -13,10 +13,13 @@ from typing import Any
 import jax
 import numpy as np
 
-from lab import optim, step
+from lab import step
 from lab.checkpoint import Checkpoints
-from lab.config import Carry, RunConfig, canonical
+from lab.config import Kept, RunConfig, canonical
+from lab.data.vocabulary import LanguageLayout, build_layout
 from lab.errors import LabError
+from lab.extension import extended
+from lab.parents import check_child
 from lab.records import RunDir, read_json
 from lab.sharding import make_mesh
 
@@ -47,17 +50,16 @@ def kept(files: RunDir, model: Any, layout_hash: str) -> Checkpoints:
     return Checkpoints(files.checkpoint_dir, {"model": canonical(model), "layout": layout_hash}, keep=None)
 
 
-def keep(checkpoints: Checkpoints, number: int, state: step.TrainState, carry: Carry, examples_hash: str) -> None:
+def keep(checkpoints: Checkpoints, number: int, state: step.TrainState, carry: Kept, examples_hash: str) -> None:
     """Keeps a run's state after `number` updates (what is already kept is the same, and stays)."""
     if number in checkpoints.numbers():
         if carry == "weights" or checkpoints.record(number)["carry"] == "state":
             return
         checkpoints.delete(number)
-    tree = state._asdict() if carry == "state" else {"params": state.params}
-    checkpoints.save(number, tree, {"carry": carry, "examples_hash": examples_hash})
+    checkpoints.save(number, _like(carry, state), {"carry": carry, "examples_hash": examples_hash})
 
 
-def start(program: step.Program, run: RunConfig, root: Path, layout_hash: str) -> Start | str:
+def start(program: step.Program, run: RunConfig, root: Path, layout: LanguageLayout) -> Start | str:
     """The state a run begins with, placed on the program's mesh; or why it cannot begin: its parent diverged.
 
     Raises:
@@ -72,22 +74,35 @@ def start(program: step.Program, run: RunConfig, root: Path, layout_hash: str) -
     result = files.result()
     if result is not None and result["run"]["status"] == "diverged" and result["steps_done"] < parent.step:
         return f"with its parent {parent.run_id}: {result['run']['exclusion']}"
-    if parent.carry == "state":
-        _check_branch(run, config)
-    with kept(files, run.model, layout_hash) as checkpoints:
+    check_child(run, config)
+    like = fresh
+    if config.model != run.model:
+        like = step.init_state(dataclasses.replace(program, cfg=config.model), [run.seed_init])
+    known = build_layout(config.mixture.layout, {t.hash: t for t in layout.tokenizers.values()})
+    with kept(files, config.model, known.hash) as checkpoints:
         record = checkpoints.record(parent.step) if parent.step in checkpoints.numbers() else {}
-        if record.get("carry") not in ("state", parent.carry):
+        if record.get("carry") not in ("state", parent.needs):
             raise LabError(
                 f"Run {run.run_id} starts from step {parent.step} of run {parent.run_id}, which has not kept its "
-                f"{parent.carry} there.",
+                f"{parent.needs} there.",
                 "Train both in one study: it trains the parent as far as its children need.",
             )
+        if parent.carry == "weights":
+            tree = checkpoints.tree(parent.step, _like(record["carry"], like))
+            params = tree["params"]
+            if parent.extension is not None:
+                params = extended(params, fresh.params, layout, parent.extension)
+                params = jax.device_put(params, jax.tree.map(lambda leaf: leaf.sharding, fresh.params))
+            return Start(fresh._replace(params=params))
+        state = step.TrainState(**checkpoints.tree(parent.step, _like("state", like)))
         if parent.carry == "state":
-            state = step.TrainState(**checkpoints.tree(parent.step, fresh._asdict()))
             return Start(state, record["examples_hash"])
-        whole = record["carry"] == "state"
-        tree = checkpoints.tree(parent.step, fresh._asdict() if whole else {"params": fresh.params})
-        return Start(fresh._replace(params=tree["params"]))
+        return Start(fresh._replace(params=state.params, opt=state.opt))
+
+
+def _like(carry: Kept, state: step.TrainState) -> dict[str, Any]:
+    """The tree that a kept checkpoint holds, given a state of its shape."""
+    return state._asdict() if carry == "state" else {"params": state.params}
 
 
 def kept_params(run: RunConfig, root: Path, layout_hash: str, share: float = 1.0) -> Any:
@@ -106,14 +121,13 @@ def kept_params(run: RunConfig, root: Path, layout_hash: str, share: float = 1.0
         )
     program = step.Program(run.model, make_mesh())
     shapes = jax.eval_shape(lambda: step.init_state(program, [0]))
-    like = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes._asdict())
+    like = step.TrainState(*jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), tuple(shapes)))
     with kept(files, run.model, layout_hash) as checkpoints:
-        whole = checkpoints.record(number)["carry"] == "state"
-        tree = checkpoints.tree(number, like if whole else {"params": like["params"]})
+        tree = checkpoints.tree(number, _like(checkpoints.record(number)["carry"], like))
     return jax.tree.map(lambda x: np.asarray(x[0]), tree["params"])
 
 
-def has_kept(root: Path, run_id: str, number: int, carry: Carry) -> bool:
+def has_kept(root: Path, run_id: str, number: int, carry: Kept) -> bool:
     """Whether a finished or running run has kept what a child needs, read from its files alone."""
     record = RunDir(root, run_id).checkpoint_dir / str(number) / "record" / "metadata"
     return record.exists() and (carry == "weights" or read_json(record)["carry"] == "state")
@@ -137,30 +151,3 @@ def _parent_config(run: RunConfig, root: Path) -> RunConfig:
             "Train the parent first, or put both into one study.",
         )
     return files.read_config()
-
-
-def _check_branch(run: RunConfig, trunk: RunConfig) -> None:
-    """A branch is its trunk going on: only its length and the fall of its rate are its own."""
-    assert run.parent is not None
-    free = {f: getattr(trunk.optim, f) for f in ("schedule", "warmup", "cooldown", "final_lr")}
-    as_trunk = dataclasses.replace(
-        run, steps=trunk.steps, parent=trunk.parent, optim=dataclasses.replace(run.optim, **free)
-    )
-    if as_trunk != trunk:
-        names = [f.name for f in dataclasses.fields(run) if getattr(as_trunk, f.name) != getattr(trunk, f.name)]
-        raise LabError(
-            f"Branch {run.run_id} differs from its trunk {trunk.run_id} in {', '.join(names)}.",
-            "Only steps, schedule, warm-up, cooldown and final rate may differ.",
-        )
-    if len(run.mixture.stages) > 1:
-        raise LabError(
-            f"Branch {run.run_id} has stages, which are parts of the whole length: its trunk has read other shares.",
-            "Branch runs with one stage, or train each length by itself.",
-        )
-    at = run.parent.step
-    before, after = (float(optim.learning_rate(optim.hyper_of(r.optim, r.steps), at)) for r in (trunk, run))
-    if not np.isclose(before, after, rtol=1e-6):
-        raise LabError(
-            f"Branch {run.run_id} begins at rate {after:.3g} where its trunk {trunk.run_id} was at {before:.3g}.",
-            "Let the trunk's rate be constant, and branch after its warm-up and before the cooldown.",
-        )

@@ -13,7 +13,7 @@ import math
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from lab.config import Carry, ModelConfig, RunConfig, fingerprint
+from lab.config import Kept, ModelConfig, RunConfig, fingerprint
 from lab.errors import LabError
 
 
@@ -40,7 +40,7 @@ class Mark:
     """
 
     step: int
-    keep: Carry | None = None
+    keep: Kept | None = None
     evaluate: bool = False
 
 
@@ -128,7 +128,7 @@ def marks_of(
                     "Start it from a step that its parent makes.",
                 )
             old = marks.get(step, Mark(step))
-            keep: Carry = "state" if "state" in (old.keep, child.parent.carry) else "weights"
+            keep: Kept = "state" if "state" in (old.keep, child.parent.needs) else "weights"
             marks[step] = dataclasses.replace(old, keep=keep)
         found[run.run_id] = tuple(marks[step] for step in sorted(marks))
     return found

@@ -40,7 +40,7 @@ class ActiveRun:
         Raises:
           LabError: when the parent is missing or does not fit.
         """
-        begun = lineage.start(program, self.run, self.root, self.data.layout.hash)
+        begun = lineage.start(program, self.run, self.root, self.data.layout)
         self.files.metrics.truncate(-1)
         self.files.evaluations.truncate(-1)
         if isinstance(begun, str):

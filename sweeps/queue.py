@@ -108,7 +108,7 @@ def wanted(runs: Mapping[str, RunConfig], root: Path) -> dict[str, RunConfig]:
         parent = runs[ahead.pop()].parent
         if parent is None or parent.run_id not in runs or parent.run_id in todo:
             continue
-        if not has_kept(root, parent.run_id, parent.step, parent.carry):
+        if not has_kept(root, parent.run_id, parent.step, parent.needs):
             todo.add(parent.run_id)
             ahead.append(parent.run_id)
     return {name: run for name, run in runs.items() if name in todo}
@@ -270,7 +270,7 @@ def _can_start(pack: Pack, root: Path) -> bool:
 
     own = {run.run_id for run in pack.runs}
     parents = {run.parent for run in pack.runs if run.parent and run.parent.run_id not in own}
-    return all(has_kept(root, p.run_id, p.step, p.carry) or _diverged(root, p.run_id) for p in parents)
+    return all(has_kept(root, p.run_id, p.step, p.needs) or _diverged(root, p.run_id) for p in parents)
 
 
 def _diverged(root: Path, run_id: str) -> bool:

@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from lab.config import RunConfig
 from lab.errors import LabError
+from lab.parents import check_child
 from sweeps.exclusion import DEFAULT_RULES
 
 if TYPE_CHECKING:
@@ -173,7 +174,7 @@ class Study(Generic[S]):
         """The arms at `scale`, each run once.
 
         Raises:
-          LabError: when the study's own code fails, or two arms are the same run.
+          LabError: when the study's own code fails, two arms are the same run, or one does not fit its parent.
         """
         try:
             arms = self.arms(prepared, scale)
@@ -191,6 +192,10 @@ class Study(Generic[S]):
             seen[arm.run.run_id] = arm.name
         if not arms:
             raise LabError(f"Study {self.name} has no arms.")
+        runs = {arm.run.run_id: arm.run for arm in arms}
+        for run in runs.values():
+            if run.parent and run.parent.run_id in runs:
+                check_child(run, runs[run.parent.run_id])
         others = {arm.run.seed_init for arm in arms} - set(scale.seeds)
         if others and scale.seeds != self.scale(scale.name).seeds:
             raise LabError(

@@ -72,8 +72,8 @@ def test_a_branch_starts_where_its_trunk_was_left():
     assert run_config(parent=Parent("0" * 16, 800, "weights")).first_step == 0
     with pytest.raises(LabError, match="cannot start at its trunk's step 10"):
         run_config(parent=Parent("0" * 16, 10, "state"))
-    with pytest.raises(LabError, match="cannot carry 'moments'"):
-        Parent("0" * 16, 10, "moments")
+    with pytest.raises(LabError, match="cannot carry 'luggage'"):
+        Parent("0" * 16, 10, "luggage")
 
 
 @pytest.mark.parametrize("parent", [None, Parent("0" * 16, 5, "weights")])
