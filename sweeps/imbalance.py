@@ -12,7 +12,7 @@ Arms are trained in orders, each a valid place to stop: (1) the monolingual ladd
 schedules, and twice the tokens; (3) ten languages, and anchors; (4) two side sizes; (5) a real second language, in
 disjoint and merged vocabularies; (6) the rest of the paper's runs; (7) the headline arms at the paper's own learning
 rate, which is the same at every size and budget; (8) what the paper does not have: clones that read the same texts, and
-all shares at the side sizes.
+all shares at the side sizes; (9) more seeds of orders 5 and 8.
 """
 
 from __future__ import annotations
@@ -34,14 +34,15 @@ LADDER = (0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 0.9, 1.0)
 SHARES = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5)
 # The stages of a schedule, as the second language's share in each; all of one length.
 SCHEDULES: tuple[tuple[float, ...], ...] = ((0.0, 1.0), (0.1, 0.9))
-# The order of what is left of the paper's runs when the main arms are done.
-REST = 6
+# A real second language, and what is left of the paper's runs then.
+REAL, REST = 5, 6
 # The longest runs of the largest size, in units of T.
 LONGEST = 2.4
 # The paper's rate at every size and budget, and its warm-up of 500 of 18,265 steps.
 PAPER_RATE = 7
 # What the paper does not have.
 BEYOND = 8
+OTHER_SEEDS = 9
 PAPER_SUFFIX = ", paper's rate"
 # Models of two languages are kept after this share of their run: does likeness then forecast TEff at the end?
 EARLY = 0.1
@@ -59,7 +60,7 @@ class Imbalance(Scale):
       batch: sequences a step.
       recipe: of the learning rate and the rest of the optimiser (`lab.recipes`).
       orders: which orders of arms there are.
-      few: how many of the seeds the arms of order 6 have; None for all.
+      few: how many of the seeds the arms of order 6 have, and those of orders 5 and 8 before order 9; None for all.
       ladder: the monolingual budgets, in units of T.
       shares: of the clone.
     """
@@ -127,7 +128,7 @@ class _Maker:
             name, optim = name + PAPER_SUFFIX, PAPER
         else:  # budgets beyond the tuned ones, up to 4 T, are said in docs/imbalance.md
             optim = recipe(scale.recipe, extrapolate=True).setup(model, tokens, scale.batch).optim
-        for seed in scale.seeds[: scale.few if order == REST else None]:
+        for k, seed in enumerate(scale.seeds[: scale.few if order == REST else None]):
             run = RunConfig(
                 model=model,
                 optim=optim,
@@ -137,7 +138,9 @@ class _Maker:
                 seed_init=seed,
                 seed_data=seed,
             )
-            yield Arm(name, run, order, probed=(EARLY,) if len(mixture.components) > 1 else ())
+            waits = order in (REAL, BEYOND) and scale.few is not None and k >= scale.few
+            early = (EARLY,) if len(mixture.components) > 1 else ()
+            yield Arm(name, run, OTHER_SEEDS if waits else order, probed=early)
 
     def _corpus(self, language: str) -> str:
         return self.scale.data.corpora[1 if language == "l2" else 0]
@@ -185,12 +188,12 @@ def arms(prepared: Prepared, scale: Imbalance) -> tuple[Arm, ...]:
         for p in (0.5, 0.1):
             add(4, f"clone {percent(p)}", clone(p), size=size)
 
-    if any(order in scale.orders for order in (5, REST)):
+    if any(order in scale.orders for order in (REAL, REST)):
         l2 = make.alone("l2")
-        add(5, "l2", l2, *scale.ladder)
+        add(REAL, "l2", l2, *scale.ladder)
         for merged, vocabulary in ((False, "disjoint"), (True, "merged")):
             for p in (0.1, 0.3, 0.5, 0.7, 0.9):
-                add(5, f"l2 {percent(p)}, {vocabulary}", make.pair((p,), merged))
+                add(REAL, f"l2 {percent(p)}, {vocabulary}", make.pair((p,), merged))
             for p in (0.05, 0.2, 0.4, 0.6, 0.8, 0.95):
                 add(REST, f"l2 {percent(p)}, {vocabulary}", make.pair((p,), merged))
         add(REST, "l2 10 % -> 90 %, disjoint", make.pair((0.1, 0.9), False))
