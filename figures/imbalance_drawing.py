@@ -7,18 +7,16 @@ number is exact and hollow where it was read off a plot; measured ones are fille
 from __future__ import annotations
 
 import re
-import textwrap
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, LogLocator, NullLocator
 
 from analysis.panels import BLUE, GREEN, GREY, ORANGE, VERMILION
+from figures.drawing import empty_panel, mark
 
 # For figures in which two languages lie on each other: the first is drawn on top and smaller.
 MARK_SIZE = {"l1": 4.2, "clone1": 6.6, "l2": 6.6}
@@ -26,7 +24,6 @@ LANGUAGE = {"l1": BLUE, "clone1": VERMILION, "l2": GREEN}
 NAME = {"l1": "l1 (EN1)", "clone1": "clone1 (EN2)", "l2": "l2 (FR)"}
 MODEL = {"decoder": BLUE, "word2vec": ORANGE}
 HALF, TENTH = "o", "D"  # markers of the mixtures 50/50 and 90/10
-PALE = "#8a8f94"
 # Ticks of TEff where the axis spans more than a ratio.
 WORTH = (
     (4.0, (0.05, 0.1, 0.25, 0.5, 0.7, 1, 1.5, 2, 3, 5, 8)),
@@ -121,21 +118,7 @@ def same_worths(panels: Sequence[Axes]) -> None:
 
 def absent(ax: Axes, names: Sequence[str], why: str = "not in the table") -> None:
     """An empty panel, saying in words what it lacks."""
-    ax.set(xlabel="", ylabel="")  # ticks may be shared with a panel that has data
-    ax.tick_params(which="both", bottom=False, left=False, labelbottom=False, labelleft=False)
-    for spine in ax.spines.values():
-        spine.set_color("#DDDDDD")
-    width = max(18, int(ax.get_window_extent().width / ax.get_figure().dpi * 10))  # type: ignore[union-attr]
-    text = f"{why}:\n" + textwrap.fill("; ".join(condensed(names)), width) if names else why
-    ax.text(0.5, 0.5, text, transform=ax.transAxes, ha="center", va="center", fontsize=8, color=PALE)
-
-
-def foot(figure: Figure, *lines: str) -> None:
-    """Notes below a figure."""
-    width = int(figure.get_figwidth() * 17)
-    text = "\n".join(textwrap.fill(line, width) for line in lines if line)
-    if text:
-        figure.supxlabel(text, fontsize=7.5, color=GREY, x=0.01, ha="left")
+    empty_panel(ax, why, condensed(names))
 
 
 def partly(names: Sequence[str], of: int) -> str:
@@ -155,18 +138,6 @@ def condensed(names: Sequence[str]) -> list[str]:
         f"{head} {', '.join(f'{s:g}' for s in sorted(shares))}{tail}" if shares else head
         for (head, tail), shares in groups.items()
     ]
-
-
-def key(figure: Figure, handles: Sequence[Any]) -> None:
-    """One legend above all panels."""
-    figure.legend(handles=list(handles), loc="outside upper center", ncols=min(5, len(handles)), fontsize=8)
-
-
-def mark(label: str, colour: str = GREY, marker: str = "", line: str = "", filled: bool = True) -> Line2D:
-    """One entry of a legend."""
-    face = colour if filled else "white"
-    dash: Any = line or "none"
-    return Line2D([], [], color=colour, marker=marker, linestyle=dash, markerfacecolor=face, markersize=5, label=label)
 
 
 def evidence() -> list[Line2D]:

@@ -11,18 +11,8 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import LogLocator
 
 from analysis.panels import GREY
-from figures.drawing import axes, save
-from figures.imbalance_drawing import (
-    MODEL,
-    absent,
-    evidence,
-    foot,
-    key,
-    mark,
-    partly,
-    series,
-    share_axis,
-)
+from figures.drawing import axes, foot, key, mark, save
+from figures.imbalance_drawing import MODEL, absent, evidence, partly, series, share_axis
 from figures.imbalance_sides import Sides, missing
 from figures.imbalance_transfer import CLONE, SHARES
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -14,10 +13,11 @@ from figures.drawing import Provenance, count
 from figures.imbalance_measured import Own
 from figures.imbalance_regenerated import recomputed, refitted, verdict
 from figures.imbalance_sides import Side, Sides, missing
-from figures.imbalance_tables import Table, number
 from figures.published import MEANINGS, Published
 from figures.report import Answer, Picture, Rows, Section, StatusLine, Text, write
 from figures.studies import Found
+from figures.tables import Table, number
+from figures.verdicts import counts, ledger_section
 
 TITLE = "Does a dominant language make the tokens of a rarer one worth more?"
 # Headings, and the figures and tables below each.
@@ -54,7 +54,6 @@ HEADLINES = (
     ("clone 50 %", "clone1", "a clone at 50 % of the tokens"),
     ("l2 10 %, merged", "l2", "a second language at 10 % of the tokens, in a merged vocabulary"),
 )
-VERDICTS = ("reproduced", "contradicted", "undecided", "no data")
 Block = Text | StatusLine | Rows | Picture
 
 
@@ -64,13 +63,8 @@ def summary(paper: Published, sides: Sides, found: Found, entries: Sequence[Entr
     if found.table is None:
         lines.append("There is no table of this study yet: the published side is drawn alone.")
     if entries:
-        lines.append(f"Claims: {_counts(entries)} (lab claims shows each).")
+        lines.append(f"Claims: {counts(entries)} (lab claims shows each).")
     return [*lines, *(a.sentence for a in answers(sides))]
-
-
-def _counts(entries: Sequence[Entry]) -> str:
-    counts = Counter[str](entry.verdict for entry in entries)
-    return ", ".join(f"{counts[v]} {v}" for v in VERDICTS if counts[v])
 
 
 def answers(sides: Sides) -> list[Answer]:
@@ -112,7 +106,7 @@ def write_report(
     folder: Path,
 ) -> Path:
     """Writes the page."""
-    sections = [_ledger(entries)] if entries else []
+    sections = [ledger_section(entries)] if entries else []
     for heading, names in PARTS:
         blocks: list[Block] = []
         for name in names:
@@ -135,40 +129,6 @@ def write_report(
     if found.table is None:
         lead += " There is no table of this study here yet: the published side stands alone."
     return write(folder / "report.html", TITLE, lead, answers(sides), sections)
-
-
-def _ledger(entries: Sequence[Entry]) -> Section:
-    """Every claim with its verdict, first those that are decided."""
-    blocks: list[Block] = [
-        Text(
-            f"{len(entries)} claims, fixed before the runs: {_counts(entries)}. A claim is reproduced when its whole "
-            "95 % interval lies on the claimed side, contradicted when it lies on the other, and either only if that "
-            "survives Holm's procedure over all of them."
-        )
-    ]
-    rows = []
-    for entry in sorted(entries, key=lambda e: VERDICTS.index(e.verdict)):
-        form = entry.as_dict()
-        low, high = form["interval"] or (None, None)
-        interval = "" if entry.finding is None else f"{_signed(low, '-∞')} to {_signed(high, '∞')}"
-        notes = [entry.reason, *(f"{where}: {what}" for where, what in entry.beside.items())]
-        rows.append(
-            (
-                entry.claim.id,
-                entry.verdict,
-                _signed(form["statistic"], ""),
-                interval,
-                str(entry.seeds or ""),
-                entry.claim.text,
-                "; ".join(note for note in notes if note),
-            )
-        )
-    head = ("claim", "verdict", "estimate", "95 % interval", "seeds", "in words", "remarks")
-    return Section("Verdicts", [*blocks, Rows(head, rows, wrapped=(5, 6))])
-
-
-def _signed(value: float | None, missing: str) -> str:
-    return missing if value is None else f"{value:+.3f}"
 
 
 def _learning_rates(picture: Path) -> Section:

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, NullLocator
 
 from analysis.panels import GREY
-from figures.drawing import axes, save
+from figures.drawing import axes, foot, key, mark, save
 from figures.imbalance_drawing import (
     HALF,
     LANGUAGE,
@@ -19,9 +19,6 @@ from figures.imbalance_drawing import (
     TENTH,
     absent,
     evidence,
-    foot,
-    key,
-    mark,
     partly,
     perplexity_axis,
     same_worths,

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import dataclasses
-import io
 import math
 import re
 from collections.abc import Sequence
@@ -17,19 +14,9 @@ from figures.imbalance_sides import Side, Sides
 from figures.provenance import Provenance
 from figures.published import Published
 from figures.report import Rows
-from lab.records import atomic_write
+from figures.tables import LARGE, NONE, Table, number, written
 
-NONE = "–"
-LARGE = 1e5
 BOUNDS = {"exact": "", "at most": "≤ ", "at least": "≥ "}
-
-
-@dataclasses.dataclass(frozen=True)
-class Table:
-    """A table as shown, and the CSV file that holds the same cells."""
-
-    rows: Rows
-    file: Path
 
 
 def table_1(sides: Sides, stem: Path) -> Table:
@@ -55,7 +42,7 @@ def _worths(sides: Sides, name: str, second: str, function: str, stem: Path) -> 
         lines.append([str(row), arm, f"{times:g}", *cells])
     runs = {run for part in shown for run in part.runs}
     where = Provenance.of(sides.table, f"figures.imbalance.{function}", runs)
-    return _written(Rows(head, lines, wrapped=(1,)), stem, where)
+    return written(Rows(head, lines, wrapped=(1,)), stem, where)
 
 
 def _listed(paper: Published, name: str) -> list[tuple[int, str, float]]:
@@ -97,11 +84,6 @@ def _cell(row: pd.Series | None, column: str) -> str:
     return text + ("" if row[f"{column}_exact"] else " (D)")
 
 
-def number(value: float) -> str:
-    """Four digits; large ones as a power of ten."""
-    return f"{value:.3g}" if value >= LARGE else f"{value:.4g}"
-
-
 def table_2(sides: Sides, stem: Path) -> Table:
     """Clones: cosine of hidden states after each block."""
     return _hidden(sides, ("clone 50 %", "clone 10 %"), "table_2", stem)
@@ -129,7 +111,7 @@ def _hidden(sides: Sides, arms: Sequence[str], function: str, stem: Path) -> Tab
                 lines.append([f"{side.title}: difference", *_cells(means[second] - means[first], layers)])
     runs = {run for rows in frames for ids in rows.runs for run in ids}
     head = ["layer", *map(str, layers)]
-    return _written(Rows(head, lines), stem, Provenance.of(sides.table, f"figures.imbalance.{function}", runs))
+    return written(Rows(head, lines), stem, Provenance.of(sides.table, f"figures.imbalance.{function}", runs))
 
 
 def _by_layer(rows: pd.DataFrame, arm: str, condition: str) -> pd.Series:
@@ -139,15 +121,3 @@ def _by_layer(rows: pd.DataFrame, arm: str, condition: str) -> pd.Series:
 
 def _cells(values: pd.Series, layers: Sequence[int]) -> list[str]:
     return [f"{round(values[layer], 2) + 0:.2f}" if layer in values.index else NONE for layer in layers]
-
-
-def _written(rows: Rows, stem: Path, provenance: Provenance) -> Table:
-    """Writes a table as CSV; its first line says where it comes from."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerows([rows.head, *rows.rows])
-    file = stem.with_suffix(".csv")
-    file.parent.mkdir(parents=True, exist_ok=True)
-    atomic_write(file, f"# {provenance.embedded()}\n{text.getvalue()}")
-    provenance.write_runs(stem)
-    return Table(rows, file)

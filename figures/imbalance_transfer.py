@@ -10,16 +10,13 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import NullLocator
 
 from analysis.panels import GREY
-from figures.drawing import axes, save
+from figures.drawing import axes, foot, key, mark, save
 from figures.imbalance_drawing import (
     LANGUAGE,
     MARK_SIZE,
     NAME,
     absent,
     evidence,
-    foot,
-    key,
-    mark,
     partly,
     perplexity_axis,
     same_worths,

@@ -51,7 +51,17 @@ def _imbalance(found: Found, folder: Path) -> str:
     return imbalance.draw(found, folder)
 
 
-STUDIES: dict[str, Callable[[Found, Path], str]] = {"demo": _demo, "imbalance": _imbalance}
+def _continual(found: Found, folder: Path) -> str:
+    from figures import continual
+
+    return continual.draw(found, folder)
+
+
+STUDIES: dict[str, Callable[[Found, Path], str]] = {
+    "continual": _continual,
+    "demo": _demo,
+    "imbalance": _imbalance,
+}
 
 
 def draw(study: str, found: Found, folder: Path) -> str:

@@ -143,6 +143,10 @@ class World:
         return parent + bump - 0.05 * share * (0.3 + run.replay) / (1 + run.replay)
 
     def table(self, arms: Sequence[Run] | None = None, only: Sequence[str] | None = None) -> pd.DataFrame:
+        """The rows as a frame."""
+        return pd.DataFrame(self.rows(arms, only))
+
+    def rows(self, arms: Sequence[Run] | None = None, only: Sequence[str] | None = None) -> list[dict[str, Any]]:
         """Rows of `lab.table`, of the arms called `only` or all; parents of what is kept are kept too."""
         every = runs() if arms is None else arms
         if only is not None:
@@ -171,7 +175,7 @@ class World:
                                  "seed_data": seed, "loss": loss, "ppl": math.exp(loss - 0.05),
                                  "bits_per_byte": loss / (3.6 * math.log(2)), "eval_curve_loss": curve,
                                  "document_nats": nats.tolist(), "document_tokens": sizes.tolist()})  # fmt: skip
-        return pd.DataFrame(rows)
+        return rows
 
     def _noise(self, rng: np.random.Generator, sd: float) -> np.ndarray:
         noise = rng.normal(0, sd, len(self.seeds))

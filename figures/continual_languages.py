@@ -1,0 +1,270 @@
+"""Figures 3, 5 and 6 and the distance chart: accuracies, forgetting and replay, and transfer over distance."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
+
+from analysis.continual import distance
+from analysis.continual.names import setting
+from analysis.panels import BLUE, GREEN, GREY, ORANGE, VERMILION, plain_log_ticks
+from figures.continual_measured import Sides
+from figures.drawing import axes, empty_panel, foot, key, mark, save
+
+COLOUR = {"source": GREEN, "scratch": BLUE, "cpt": VERMILION, "joint": ORANGE}
+NAME = {"source": "source model", "scratch": "from scratch", "cpt": "continued", "joint": "both from random"}
+MAIN = "main target"
+
+
+def figure_3(sides: Sides, stem: Path) -> Path:
+    """Accuracy in each target of the source's model, from scratch and continued, with chance."""
+    own = sides.own
+    rows = own.accuracies
+    shown = rows[(rows.language == "target") & (rows.replay == 0)] if len(rows) else rows
+    if len(shown):
+        budget = shown[shown.role == "cpt"].groupby(["N", "tokens_seen"]).eval_hash.nunique().sort_values()
+        n, tokens = budget.index[-1] if len(budget) else (float("nan"), float("nan"))
+        keep = (n == shown.N) & ((shown.tokens_seen == tokens) | (shown.role == "source"))
+        shown = _longest_source(shown[keep])
+    kinds = [(probe, place) for probe, place in _suites(shown)]
+    figure, panels = axes(1, max(2, len(kinds)), (5.2 * max(2, len(kinds)), 4.4), squeeze=False)
+    for ax, kind in zip(panels[0], kinds, strict=False):
+        _bars(ax, shown[(shown.probe == kind[0]) & (shown.place == kind[1])], "target")
+        ax.set_title(_title(*kind))
+    for ax in panels[0][len(kinds) :]:
+        empty_panel(ax, own.why("accuracies") if not kinds else "no further suite was measured")
+    key(
+        figure, [*(mark(NAME[r], COLOUR[r], "s") for r in ("source", "scratch", "cpt")), mark("chance", GREY, line=":")]
+    )
+    foot(figure, sides.paper.notes["Figure 3"])
+    return save(figure, stem, sides.provenance("figure_3", shown))
+
+
+def _longest_source(rows: pd.DataFrame) -> pd.DataFrame:
+    """Of the source's models the one that saw most."""
+    most = rows[rows.role == "source"].tokens_seen.max()
+    return rows[(rows.role != "source") | (rows.tokens_seen == most)]
+
+
+def _suites(rows: pd.DataFrame) -> list[tuple[str, str]]:
+    return sorted({(p, s) for p, s in zip(rows.probe, rows.place, strict=True)}) if len(rows) else []
+
+
+def _title(probe: str, suite: str) -> str:
+    return probe if suite == probe else f"{probe}: {suite}"
+
+
+def _bars(ax: Axes, rows: pd.DataFrame, language: str) -> None:
+    """Grouped bars: a group for each setting of the target, a bar for each role."""
+    models = rows[rows.condition == "model"]
+    of = {name: setting(name) or MAIN for name in models.name}
+    groups = sorted(set(of.values()), key=lambda g: (g != MAIN, g))
+    places = {g: i for i, g in enumerate(groups)}
+    ends = []
+    for k, role in enumerate(("source", "scratch", "cpt")):
+        for row in models[models.role == role].to_dict("records"):
+            x = places[of[row["name"]]] + (k - 1) * 0.27
+            value = 100 * row["value"]
+            ax.bar(x, value, 0.25, color=COLOUR[role], alpha=0.85)
+            ax.errorbar(x, value, [[value - 100 * row["low"]], [100 * row["high"] - value]], fmt="none", ecolor=GREY,
+                        elinewidth=1, capsize=2)  # fmt: skip
+            ends.append(value)
+    chance = rows[rows.condition == "chance"]
+    if len(chance):
+        ax.axhline(100 * chance.value.mean(), color=GREY, ls=":", lw=1.2)
+        ends.append(100 * chance.value.mean())
+    ax.set_xticks(
+        range(len(groups)), groups, rotation=30 if len(groups) > 3 else 0, ha="right" if len(groups) > 3 else "center"
+    )
+    ax.set(ylabel=f"accuracy in the {language}, %")
+    if ends:
+        ax.set_ylim(max(0, min(ends) - 12), min(100, max(ends) + 8))
+
+
+def figure_5(sides: Sides, stem: Path) -> Path:
+    """Loss in the source over FLOPs spent on it, and in the target over FLOPs spent on that, by share of replay."""
+    figure, (left, right) = axes(1, 2, (11, 4.8))
+    own = sides.own
+    shown = own.replayed
+    if len(shown):
+        text = own.ladder.text.iloc[0] if len(own.ladder) else shown.text.iloc[0]
+        shown = shown[(shown.text == text) & (own.main_n == shown.N)]
+        if len(shown):
+            shown = shown[np.isclose(shown.target_tokens, _budget(shown), rtol=0.02)]
+    shares = sorted(set(shown.replay)) if len(shown) else []
+    if not shares:
+        for ax in (left, right):
+            empty_panel(ax, own.why("replay"))
+    else:
+        colours = dict(zip(shares, _shades(len(shares)), strict=True))
+        _source_panel(left, sides, shown, colours)
+        target = shown[shown.language == "target"]
+        for share, part in target.groupby("replay"):
+            line = _mean_curve(part)
+            right.plot(line.flops, line.loss, "-", color=colours[share], lw=1.4)
+        right.set(xscale="log", yscale="log", xlabel="FLOPs spent on the target", ylabel="target loss, nats per token")
+        plain_log_ticks(right)
+        key(figure, [Line2D([], [], color=c, lw=2, label=f"replay {100 * s:g} %") for s, c in colours.items()])
+    left.set_title("source")
+    right.set_title("target")
+    before, after = (sides.paper.fact(f"source loss {when}, 1.4B") for when in ("before", "after without replay"))
+    foot(figure, sides.paper.notes["Figure 5"],
+         f"Published, at 1.4B: {before:.2f} nats before, {after:.2f} after without replay ({after / before - 1:+.0%}).")  # fmt: skip
+    return save(figure, stem, sides.provenance("figure_5", shown))
+
+
+def _budget(rows: pd.DataFrame) -> float:
+    """The target tokens at which most shares were run."""
+    rounded = rows.assign(near=np.round(np.log(rows.target_tokens) / 0.02))
+    best = rounded.groupby("near").replay.nunique().sort_values().index[-1]
+    return float(rounded[rounded.near == best].target_tokens.median())
+
+
+def _shades(k: int) -> list[tuple[float, float, float, float]]:
+    import matplotlib as mpl
+
+    return [mpl.colormaps["viridis"](v) for v in np.linspace(0, 0.9, k)]
+
+
+def _mean_curve(part: pd.DataFrame) -> pd.DataFrame:
+    """Seeds together: the mean at each evaluation of a share's runs."""
+    order = part.groupby("run_id").cumcount()
+    return part.groupby(order)[["flops", "total", "loss"]].mean()
+
+
+def _source_panel(ax: Axes, sides: Sides, shown: pd.DataFrame, colours: dict[float, tuple[float, ...]]) -> None:
+    """Without replay no FLOPs are spent on the source: its end is a mark at the left edge."""
+    source = shown[shown.language == "source"]
+    if source.empty:
+        empty_panel(ax, sides.own.why("forgetting"))
+        return
+    curves = {share: _mean_curve(part) for share, part in source.groupby("replay")}
+    first = min(float(line.flops[line.flops > 0].min()) for share, line in curves.items() if float(str(share)) > 0) if len(
+        curves
+    ) > 1 else 1.0  # fmt: skip
+    edge = first / 2
+    start = float(next(iter(curves.values())).loss.iloc[0])
+    for name, line in curves.items():
+        share = float(str(name))
+        x = np.where(line.flops > 0, line.flops, edge)
+        ax.plot(x, line.loss, "-" if share > 0 else "", color=colours[share], lw=1.4)
+        if share == 0:
+            ax.plot([edge] * len(line), line.loss, "v", color=colours[share], ms=4, alpha=0.7)
+    ax.axhline(start, color=GREY, lw=0.9, ls=":")
+    ax.annotate("the parent's loss", (0.98, start), xycoords=("axes fraction", "data"), ha="right", va="bottom",
+                fontsize=8, color=GREY)  # fmt: skip
+    ax.set(xscale="log", yscale="log", xlabel="FLOPs spent on the source (triangles: none)",
+           ylabel="source loss, nats per token")  # fmt: skip
+    plain_log_ticks(ax)
+
+
+def figure_6(sides: Sides, stem: Path) -> Path:
+    """Accuracy in source and target by share of replay, with both languages alone and with chance."""
+    own, rows = sides.own, sides.own.accuracies
+    shown = rows
+    if len(rows):
+        main = {name for name in rows.name if not setting(name)}
+        shown = rows[rows.name.isin(main) & (own.main_n == rows.N)]
+        shown = _longest_source(shown)
+        cpt = shown[shown.role == "cpt"]
+        wanted = {"source": shown[shown.role == "source"].index, "cpt": cpt.index}
+        alone = shown[shown.role == "scratch"]
+        alone = alone[alone.tokens_seen == alone.tokens_seen.max()]
+        shown = shown.loc[[*wanted["source"], *alone.index, *wanted["cpt"]]]
+    kinds = _suites(shown)
+    figure, panels = axes(1, max(2, len(kinds)), (5.2 * max(2, len(kinds)), 4.4), squeeze=False)
+    for ax, (probe, place) in zip(panels[0], kinds, strict=False):
+        _by_share(ax, shown[(shown.probe == probe) & (shown.place == place)])
+        ax.set_title(_title(probe, place))
+    for ax in panels[0][len(kinds) :]:
+        empty_panel(ax, own.why("accuracies") if not kinds else "no further suite was measured")
+    key(figure, [mark("in the source", GREEN, "o", "-"), mark("in the target", VERMILION, "o", "-"),
+                 mark("chance", GREY, line=":")])  # fmt: skip
+    foot(figure, sides.paper.notes["Figure 6"])
+    return save(figure, stem, sides.provenance("figure_6", shown))
+
+
+def _by_share(ax: Axes, rows: pd.DataFrame) -> None:
+    """Source alone, target alone, then continued runs by their replay."""
+    models = rows[rows.condition == "model"]
+    shares = sorted(set(models.replay[models.role == "cpt"]))
+    ticks = ["source\nalone", "target\nalone", *(f"{100 * s:g}" for s in shares)]
+    for language, colour in (("source", GREEN), ("target", VERMILION)):
+        part = models[models.language == language]
+        for x, role in ((0, "source"), (1, "scratch")):
+            _point(ax, x, part[part.role == role], colour)
+        cpt = part[part.role == "cpt"].groupby("replay")[["value", "low", "high"]].mean()
+        x = np.array([2 + shares.index(float(str(s))) for s in cpt.index])
+        ax.errorbar(x, 100 * cpt.value, [100 * (cpt.value - cpt.low), 100 * (cpt.high - cpt.value)], fmt="-o", ms=4.5,
+                    color=colour, lw=1.3, capsize=2)  # fmt: skip
+    chance = rows[rows.condition == "chance"]
+    if len(chance):
+        ax.axhline(100 * chance.value.mean(), color=GREY, ls=":", lw=1.2)
+    ax.set_xticks(range(len(ticks)), ticks, fontsize=8)
+    ax.axvline(1.5, color="#DDDDDD", lw=0.8)
+    ax.set(ylabel="accuracy, %", xlabel="continued, by share of replay in %")
+
+
+def _point(ax: Axes, x: float, part: pd.DataFrame, colour: str) -> None:
+    if len(part):
+        value, low, high = (100 * float(part[name].mean()) for name in ("value", "low", "high"))
+        ax.errorbar([x], [value], [[value - low], [high - value]], fmt="o", ms=4.5, color=colour, capsize=2)
+
+
+def distances(sides: Sides, stem: Path) -> Path:
+    """What pre-training gains a target over how far it lies from the source, by every measured distance."""
+    own = sides.own
+    figure, panels = axes(2, 3, (11.5, 7), sharey=True)
+    flat = panels.ravel()
+    shown = own.gains
+    if len(shown) and len(own.distances):
+        shown = shown[own.main_n == shown.N]
+        budget = shown.groupby("D").text.nunique().sort_values().index[-1]
+        shown = distance.joined(shown[budget == shown.D], own.distances)
+    else:
+        shown = shown.iloc[:0]
+    ranks = distance.order(shown) if len(shown) else pd.DataFrame(columns=["measure", "derived", "rho"])
+    for ax, (measure, near) in zip(flat, distance.MEASURES.items(), strict=False):
+        part = shown[shown.measure == measure] if len(shown) else shown
+        if part.empty:
+            empty_panel(ax, f"{measure}: " + (own.why("distances") if own.distances.empty else "not measured"))
+            continue
+        for derived, colour, marker in ((True, ORANGE, "s"), (False, BLUE, "o")):
+            some = part[part.derived == derived]
+            ax.plot(some.value, 100 * some.gain, marker, color=colour, ms=6)
+        _named(ax, part)
+        ax.axhline(0, color=GREY, lw=0.8)
+        if near:
+            ax.invert_xaxis()
+        ax.set_xlabel(f"{measure} ({'reversed: ' if near else ''}farther to the right)")
+        ax.margins(x=0.12, y=0.12)
+        found = ranks[(ranks.measure == measure) & (ranks.derived == "all")]
+        if len(found):
+            ax.set_title(f"rank correlation {found.rho.iloc[0]:+.2f}", fontsize=9, fontweight="normal")
+    for ax in panels[:, 0]:
+        if len(shown):
+            ax.set_ylabel("loss below scratch, %")
+    _order_text(flat[5], sides)
+    key(figure, [mark("derived: the source's own text, changed", ORANGE, "s"), mark("another language", BLUE, "o")])
+    foot(figure, "At equal size and tokens of the target. A derived target's setting of the dial is its distance by "
+         "construction; the rank correlation is 1 where closer targets always gain more.")  # fmt: skip
+    return save(figure, stem, sides.provenance("distances", shown))
+
+
+def _named(ax: Axes, part: pd.DataFrame) -> None:
+    """Names beside the marks; neighbours alternate sides."""
+    ordered = part.drop_duplicates("text").sort_values(["value", "gain"])
+    for k, row in enumerate(ordered.to_dict("records")):
+        up = k % 2 == 0
+        ax.annotate(row["setting"] or MAIN, (row["value"], 100 * row["gain"]), (0, 6 if up else -6),
+                    textcoords="offset points", fontsize=7, ha="center", va="bottom" if up else "top", color=GREY)  # fmt: skip
+
+
+def _order_text(ax: Axes, sides: Sides) -> None:
+    """What the paper prints of distance, in the last panel."""
+    empty_panel(ax, "published: French gains most from continued pre-training, Russian and Chinese less (section 4.3); "
+                "no number is printed")  # fmt: skip
