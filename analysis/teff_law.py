@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from analysis.claims.estimands import Combination, LnTEff
+from analysis.claims import Combination, LnTEff
 from analysis.claims.evidence import Estimate, Evidence, Reading
 from lab.errors import LabError
 

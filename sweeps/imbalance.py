@@ -11,21 +11,21 @@ run is annealed by itself on its own budget.
 Arms are trained in orders, each a valid place to stop: (1) the monolingual ladder, and a clone at six shares; (2)
 schedules, and twice the tokens; (3) ten languages, and anchors; (4) two side sizes; (5) a real second language, in
 disjoint and merged vocabularies; (6) the rest of the paper's runs; (7) the headline arms at the paper's own learning
-rate, which is the same at every size and budget; (8) what the paper does not have: clones that read the same texts, and
-all shares at the side sizes; (9) more seeds of orders 5 and 8.
+rate, which is the same at every size and budget; (8) what the paper does not have: clones that read the same texts, a
+clone beside text without structure, and all shares at the side sizes; (9) more seeds of orders 5 and 8.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from lab.config import Component, LayoutConfig, MixtureConfig, RunConfig, Stage
 from lab.data.prepare import Prepared
 from lab.presets import preset
 from lab.recipes import LANGUINI, recipe
-from sweeps.imbalance_claims import claims
+from sweeps.imbalance_claims import EARLY, PARALLEL, SHUFFLED, claims
 from sweeps.study import Arm, DataSpec, Scale, Study
 
 RATES = str(Path(__file__).with_name("imbalance_rates.json"))
@@ -44,8 +44,6 @@ PAPER_RATE = 7
 BEYOND = 8
 OTHER_SEEDS = 9
 PAPER_SUFFIX = ", paper's rate"
-# Models of two languages are kept after this share of their run: does likeness then forecast TEff at the end?
-EARLY = 0.1
 PAPER = dataclasses.replace(LANGUINI.optim, warmup=500 / 18_265)
 
 
@@ -54,6 +52,7 @@ class Imbalance(Scale):
     """The study at one scale.
 
     Attributes:
+      corpora: of `l1` and, where there is one, `l2`; of `data`, the group `text`.
       tokens: T.
       sizes: the main size, then the smaller and the larger one.
       context: tokens a sequence.
@@ -65,6 +64,7 @@ class Imbalance(Scale):
       shares: of the clone.
     """
 
+    corpora: tuple[str, ...]
     tokens: int
     sizes: tuple[str, str, str]
     context: int
@@ -77,12 +77,22 @@ class Imbalance(Scale):
     shares: tuple[float, ...] = SHARES
 
 
+def text(corpora: tuple[str, ...], vocab: int) -> dict[str, DataSpec]:
+    """Each corpus with a tokenizer of its own; and the first one's tokens in random order, read with its tokenizer."""
+    shuffled = f"derived:{corpora[0]}{'&' if '?' in corpora[0] else '?'}order=shuffle-tokens"
+    return {"text": DataSpec(corpora, vocab), "shuffled": DataSpec((shuffled,), vocab, tokenizer_from=corpora[:1])}
+
+
 @dataclasses.dataclass(frozen=True)
 class _Maker:
     """Makes the arms of one scale."""
 
-    prepared: Prepared
+    texts: Mapping[str, Prepared]
     scale: Imbalance
+
+    @property
+    def prepared(self) -> Prepared:
+        return self.texts["text"]
 
     def mixture(
         self, layout: LayoutConfig, sources: dict[str, str], stages: list[tuple[float, ...]], counter: str | None = None
@@ -109,6 +119,17 @@ class _Maker:
         corpus = self._corpus("l1")
         layout = LayoutConfig.clones(names, self.prepared.tokenizer(corpus).hash, anchored)
         return self.mixture(layout, dict.fromkeys(names, corpus), stages, counter)
+
+    def null(self, share: float) -> MixtureConfig:
+        """A clone whose partner is text without structure: `l1`'s tokens, shuffled."""
+        names = ("shuffled", "clone1")
+        layout = LayoutConfig.clones(names, self.prepared.tokenizer(self._corpus("l1")).hash)
+        (partner,) = self.texts["shuffled"].stores.values()
+        components = (
+            Component("shuffled", partner.source),
+            Component("clone1", self.prepared.source(self._corpus("l1"))),
+        )
+        return MixtureConfig(components, layout, (Stage(1.0, (1 - share, share)),))
 
     def pair(self, shares: tuple[float, ...], merged: bool) -> MixtureConfig:
         """`l1` and `l2`, with the share of `l2` in each stage."""
@@ -143,7 +164,7 @@ class _Maker:
             yield Arm(name, run, OTHER_SEEDS if waits else order, probed=early)
 
     def _corpus(self, language: str) -> str:
-        return self.scale.data.corpora[1 if language == "l2" else 0]
+        return self.scale.corpora[1 if language == "l2" else 0]
 
 
 def percent(share: float) -> str:
@@ -154,8 +175,8 @@ def schedule_name(shares: tuple[float, ...]) -> str:
     return " -> ".join(percent(p) for p in shares)
 
 
-def arms(prepared: Prepared, scale: Imbalance) -> tuple[Arm, ...]:
-    make = _Maker(prepared, scale)
+def arms(texts: Mapping[str, Prepared], scale: Imbalance) -> tuple[Arm, ...]:
+    make = _Maker(texts, scale)
     found: list[Arm] = []
 
     def add(order: int, what: str, mixture: MixtureConfig, *more: float, size: int = 0) -> None:
@@ -231,7 +252,9 @@ def arms(prepared: Prepared, scale: Imbalance) -> tuple[Arm, ...]:
         add(PAPER_RATE, f"clone {percent(p)}", clone(p))
 
     for p in (0.5, 0.1):
-        add(BEYOND, f"clone {percent(p)}, parallel text", make.clones([(1 - p, p)], counter="parallel"))
+        add(BEYOND, f"clone {percent(p)}, {PARALLEL}", make.clones([(1 - p, p)], counter="parallel"))
+    if BEYOND in scale.orders:
+        add(BEYOND, f"clone {percent(0.1)}, {SHUFFLED}", make.null(0.1))
     for size in (1, 2):
         for p in scale.shares:
             if p not in (0.5, 0.1):
@@ -247,7 +270,8 @@ STUDY = Study(
     scales=(
         Imbalance(
             name="embedded",
-            data=DataSpec(("embedded:en",), 1024),
+            data=text(("embedded:en",), 1024),
+            corpora=("embedded:en",),
             cost="60 runs, 41M tokens, about half an hour on 2 CPU cores",
             tokens=1_200_000,
             sizes=("nano-4", "nano-2", "nano-6"),
@@ -259,7 +283,8 @@ STUDY = Study(
         ),
         Imbalance(
             name="nano",
-            data=DataSpec(NOVELS, 1024),
+            data=text(NOVELS, 1024),
+            corpora=NOVELS,
             cost="287 runs, 814M tokens; order 1 is 42 runs, 88M tokens",
             tokens=3_000_000,
             sizes=("nano-4", "nano-2", "nano-6"),
@@ -269,7 +294,8 @@ STUDY = Study(
         ),
         Imbalance(
             name="gpu",
-            data=DataSpec(NOVELS, 1024),
+            data=text(NOVELS, 1024),
+            corpora=NOVELS,
             cost="not measured on a GPU yet; `lab sweep plan imbalance --scale gpu --device h200` says what it expects",
             tokens=5_000_000,
             sizes=("nano-6", "nano-4", "nano-10"),
@@ -281,7 +307,8 @@ STUDY = Study(
         ),
         Imbalance(
             name="paper",
-            data=DataSpec(("text:en", "text:fr"), 16_384),
+            data=text(("text:en", "text:fr"), 16_384),
+            corpora=("text:en", "text:fr"),
             cost="227 runs, 268B tokens, on text of that size in the folders en and fr",
             tokens=1_197_015_040,
             sizes=("languini-small", "languini-mini", "languini-medium"),

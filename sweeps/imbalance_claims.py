@@ -13,7 +13,9 @@ this was written, so the numbering is inferred from its sections, tables and fig
     h  and so are gradients, of clones only                           h1, h2
     i  a real language gains at T, no more at 3 T; anchors help       T7, i2, i3
 
-T5 is that imbalance pays more with longer training, T8 that it does not make two real languages more alike.
+T5 is that imbalance pays more with longer training, T8 that it does not make two real languages more alike. Beyond the
+paper: n1 and n2, what a partner without structure gives; p1, whether it matters that clones read different texts; s1,
+whether larger models let a clone gain up to a larger share; k1, whether likeness early in training foretells TEff.
 Natural logarithms throughout: .10 is a tenth.
 """
 
@@ -23,12 +25,24 @@ import dataclasses
 import math
 from typing import TYPE_CHECKING
 
-from analysis.claims import Claim, Combination, LnPPL, LnShareAtOne, LnTEff, ProbeValue, Side, Statistic, difference
+from analysis.claims import (
+    Claim,
+    Combination,
+    Correlation,
+    LnPPL,
+    LnShareAtOne,
+    LnTEff,
+    ProbeValue,
+    Side,
+    Statistic,
+    difference,
+)
 
 if TYPE_CHECKING:
     from sweeps.imbalance import Imbalance
 
 PAPER = "arXiv:2404.07982"
+OURS = "not in the paper"
 TENTH = 0.10
 # The takeaways that must be decided by three seeds or more.
 SEEDS = 3
@@ -36,6 +50,9 @@ SIDE_LADDER = (0.05, 0.1, 0.25, 0.5, 1.0)
 # Between which the share is read at which TEff is 1.
 FINE_SHARES = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5)
 DISJOINT, MERGED = "disjoint", "merged"
+PARALLEL, SHUFFLED = "parallel text", "shuffled partner"
+# The share of the run after which likeness may foretell TEff.
+EARLY = 0.1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,8 +77,12 @@ class _Arms:
     def ppl(self, what: str, language: str, times: float = 1.0) -> LnPPL:
         return LnPPL(self.name(what, times), language)
 
-    def probe(self, what: str, probe: str, language: str, place: str) -> ProbeValue:
-        return ProbeValue(self.name(what), probe, language, place)
+    def probe(self, what: str, probe: str, language: str, place: str, at: float = 1.0) -> ProbeValue:
+        return ProbeValue(self.name(what), probe, language, place, at=at)
+
+    def share_at_one(self, size: int = 0) -> LnShareAtOne:
+        """ln of the share up to which a clone gains."""
+        return LnShareAtOne(tuple(self.teff(f"clone {100 * p:g} %", "clone1", size=size) for p in FINE_SHARES))
 
 
 def mean(*statistics: Statistic) -> Combination:
@@ -71,14 +92,15 @@ def mean(*statistics: Statistic) -> Combination:
 def claims(scale: Imbalance) -> tuple[Claim, ...]:
     """The ledger's claims at `scale`, in its order."""
     arms = _Arms(scale)
-    return (*_clones(arms), *_languages(arms), *_schedules(arms), *_anchors(arms), *_alignment(arms), *_real(arms))
+    parts = (_clones, _languages, _schedules, _anchors, _alignment, _real, _beyond)
+    return tuple(claim for part in parts for claim in part(arms))
 
 
 def _claim(
-    id: str, text: str, where: str, estimand: Statistic, side: Side, delta: float = TENTH, *, seeds: int = 1,
+    id: str, text: str, where: str | None, estimand: Statistic, side: Side, delta: float = TENTH, *, seeds: int = 1,
     against: float = 0.0,
 ) -> Claim:  # fmt: skip
-    return Claim(id, text, f"{PAPER}, {where}", estimand, side, delta, seeds, against)
+    return Claim(id, text, f"{PAPER}, {where}" if where else OURS, estimand, side, delta, seeds, against)
 
 
 def _clones(arms: _Arms) -> tuple[Claim, ...]:
@@ -86,7 +108,6 @@ def _clones(arms: _Arms) -> tuple[Claim, ...]:
     balanced = arms.teff("clone 50 %", "clone1")
     longer = arms.teff("clone 10 %", "clone1", 2)
     larger = arms.teff("clone 10 %", "clone1", size=2)
-    where_even = LnShareAtOne(tuple(arms.teff(f"clone {100 * p:g} %", "clone1") for p in FINE_SHARES))
     return (
         _claim("T1", "Two languages in equal shares do not help each other: TEff at 50/50 is below 1 (a).",
                "Table 1, row 4", arms.equal(), "below", seeds=SEEDS),
@@ -105,7 +126,7 @@ def _clones(arms: _Arms) -> tuple[Claim, ...]:
         _claim("b3", "TEff of a clone has crossed 1 at 40 % (b).",
                "Figure 1", arms.teff("clone 40 %", "clone1"), "below"),
         _claim("b4", "A clone gains up to a share of about a quarter: TEff is 1 between 17 and 37 % (b).",
-               "Figure 1", where_even, "about zero", 0.4, against=math.log(0.25)),
+               "Figure 1", arms.share_at_one(), "about zero", 0.4, against=math.log(0.25)),
         _claim("T5", "Imbalance pays more with longer training: TEff of a clone at 10 % is higher at 2 T than at T.",
                "Figure 2", difference(longer, tenth), "above", seeds=SEEDS),
     )  # fmt: skip
@@ -199,4 +220,24 @@ def _real(arms: _Arms) -> tuple[Claim, ...]:
                "Table 3, rows 8 and 12", difference(merged, arms.teff(f"l2 10 %, {DISJOINT}", "l2")), "above"),
         _claim("T8", "Imbalance does not make two real languages more alike: hidden states at 90/10 and 50/50.",
                "Table 4 of the notebook", difference(likeness("10 %"), likeness("50 %")), "about zero", 0.05),
+    )  # fmt: skip
+
+
+def _beyond(arms: _Arms) -> tuple[Claim, ...]:
+    tenth, null = (arms.teff(what, "clone1") for what in ("clone 10 %", f"clone 10 %, {SHUFFLED}"))
+    parallel = arms.teff(f"clone 10 %, {PARALLEL}", "clone1")
+    foretold = tuple(
+        (arms.probe(what, "hidden state", "clone1", "layers", EARLY), arms.teff(what, "clone1"))
+        for what in (f"clone {100 * p:g} %" for p in FINE_SHARES)
+    )
+    return (
+        _claim("n1", "A clone at 10 % gains from its partner's language, not from more steps: TEff is higher than "
+               "beside shuffled tokens.", None, difference(tenth, null), "above"),
+        _claim("n2", "Beside shuffled tokens a clone at 10 % gains nothing: TEff is 1.", None, null, "about zero"),
+        _claim("p1", "It does not matter to a clone at 10 % whether its partner reads the same texts: TEff is equal.",
+               None, difference(parallel, tenth), "about zero"),
+        _claim("s1", "The larger model lets a clone gain up to a larger share than the smaller one.",
+               None, difference(arms.share_at_one(2), arms.share_at_one(1)), "above"),
+        _claim("k1", "Likeness of hidden states after a tenth of training foretells TEff at its end: they correlate by "
+               "more than .5 over shares.", None, Correlation(foretold), "above", 0.2, against=0.5),
     )  # fmt: skip

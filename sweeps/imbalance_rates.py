@@ -51,7 +51,7 @@ def alone(prepared: Prepared, corpus: str, language: str) -> MixtureConfig:
 
 
 def arms(prepared: Prepared, scale: Rates) -> tuple[Arm, ...]:
-    mixture = alone(prepared, scale.data.corpora[0], "l1")
+    mixture = alone(prepared, L1, "l1")
     return tuple(
         Arm(f"{size}, {tokens:,} tokens", run(size, tokens, mixture, VOCAB, rate, seed))
         for size in scale.sizes

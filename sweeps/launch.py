@@ -35,11 +35,9 @@ DIVERGED, FAILED, STOPPED = 3, 4, 143
 
 def prepared_arms(study: Study[Any], scale: Scale, root: Path) -> tuple[Arm, ...]:
     """The study's arms at `scale`, its text prepared first where that is still to do."""
-    from lab.data.prepare import prepare
+    from sweeps.texts import prepare_text
 
-    with locked(root / "data", wait=True):
-        prepared = prepare(scale.data.corpora, scale.data.vocab, scale.data.joint, root)
-    return study.checked_arms(prepared, scale)
+    return study.checked_arms(prepare_text(scale.data, root), scale)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from lab.calibrate import Speed
-    from lab.data.prepare import Prepared
+    from lab.data.store import TokenStore
 
 STATE_BYTES = 16  # a parameter with its two moments and its gradient, float32
 
@@ -197,7 +197,7 @@ def idle_share(found: Sequence[Group]) -> float:
     return sum(w * g.plan.idle_share for w, g in zip(weights, found, strict=True)) / sum(weights)
 
 
-def planned_rows(arms: Sequence[Arm], prepared: Prepared) -> pd.DataFrame:
+def planned_rows(arms: Sequence[Arm], stores: Mapping[str, TokenStore]) -> pd.DataFrame:
     """The result table's rows before any training: one a run and language, with the columns that are known by then.
 
     Token counts of a language are those its shares aim at; the realised ones differ by less than a sequence (`exact`).
@@ -218,8 +218,8 @@ def planned_rows(arms: Sequence[Arm], prepared: Prepared) -> pd.DataFrame:
         for component, share in zip(run.mixture.components, shares, strict=True):
             read[component.reading] += round(share * run.tokens_seen)
         for component, share in zip(run.mixture.components, shares, strict=True):
-            store = prepared.store(component.source.corpus)
-            unique = store.manifest.splits["train"].tokens
+            manifest = stores[component.source.store].manifest
+            unique = manifest.splits["train"].tokens
             own = round(share * run.tokens_seen)
             rows.append(
                 {
@@ -240,7 +240,7 @@ def planned_rows(arms: Sequence[Arm], prepared: Prepared) -> pd.DataFrame:
                     "n_embedding": parameters.embedding,
                     "n_head": parameters.head,
                     "v_total": run.model.vocab,
-                    "v_language": prepared.tokenizer(component.source.corpus).vocab_size,
+                    "v_language": manifest.vocab_size,
                     "tokens_seen": run.tokens_seen,
                     "tokens_language": own,
                     "unique_tokens": min(own, unique),

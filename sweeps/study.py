@@ -24,7 +24,7 @@ import sys
 import traceback
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
 
 from lab.config import RunConfig
 from lab.errors import LabError
@@ -33,7 +33,7 @@ from sweeps.exclusion import DEFAULT_RULES
 
 if TYPE_CHECKING:
     from analysis.claims import Claim
-    from lab.data.prepare import Prepared
+    from sweeps.texts import Text
 
 # What a scale's name promises.
 SCALES = {
@@ -46,11 +46,16 @@ SCALES = {
 
 @dataclasses.dataclass(frozen=True)
 class DataSpec:
-    """Corpora by name, and the size of each one's own vocabulary (or of their joint one)."""
+    """Corpora by name, and the size of each one's own vocabulary, of their joint one, or of one trained from others."""
 
     corpora: tuple[str, ...]
     vocab: int
     joint: bool = False
+    tokenizer_from: tuple[str, ...] = ()
+
+
+# One group of corpora; or several by name, of which a study's arms are given a mapping of the same names.
+Data: TypeAlias = DataSpec | Mapping[str, DataSpec]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,7 +90,7 @@ class Scale:
     """
 
     name: str
-    data: DataSpec
+    data: Data
     cost: str
     seeds: tuple[int, ...] = dataclasses.field(default=(0,), kw_only=True)
 
@@ -126,7 +131,8 @@ class Study(Generic[S]):
       question: what it asks, in one sentence.
       expected: what the answer is expected to be, written before the runs.
       scales: where it can be asked, smallest first; the first is meant when none is named.
-      arms: its runs, given the prepared text and one of its scales.
+      arms: its runs, given the prepared text (`lab.data.prepare.Prepared`, or a mapping of them where the scale's data
+        is one) and one of its scales.
       laws: the laws it wants to fit: `lab sweep plan` says whether its runs identify them.
       claims: what it puts to the test at one of its scales, fixed before its runs; `lab claims` gives the verdicts.
       again: how the names of arms end that run a second time under another rule of learning rates, or nothing; where
@@ -138,7 +144,7 @@ class Study(Generic[S]):
     question: str
     expected: str
     scales: tuple[S, ...]
-    arms: Callable[[Prepared, S], tuple[Arm, ...]]
+    arms: Callable[[Any, S], tuple[Arm, ...]]
     laws: tuple[LawFit, ...] = ()
     claims: Callable[[S], tuple[Claim, ...]] = lambda scale: ()
     again: str = ""
@@ -170,7 +176,7 @@ class Study(Generic[S]):
             name if scale.seeds == self.scale(scale.name).seeds else f"{name}-seeds-{'-'.join(map(str, scale.seeds))}"
         )
 
-    def checked_arms(self, prepared: Prepared, scale: S) -> tuple[Arm, ...]:
+    def checked_arms(self, prepared: Text, scale: S) -> tuple[Arm, ...]:
         """The arms at `scale`, each run once.
 
         Raises:

@@ -22,14 +22,15 @@ from analysis.claims.gather import PROBE_COLUMNS
 from lab.config import Source
 from lab.flops import count
 from lab.result import mixture_text
-from sweeps.imbalance import Imbalance
+from sweeps.imbalance import Imbalance, text
 from sweeps.imbalance import arms as study_arms
-from sweeps.study import Arm, DataSpec
+from sweeps.study import Arm
 
 T = 3_000_000
 SCALE = Imbalance(
     name="nano",
-    data=DataSpec(("tiny:en", "tiny:fr"), 1024),
+    data=text(("tiny:en", "tiny:fr"), 1024),
+    corpora=("tiny:en", "tiny:fr"),
     cost="none",
     tokens=T,
     sizes=("nano-4", "nano-2", "nano-6"),
@@ -44,12 +45,14 @@ Cell = tuple[str, str]
 
 def arms(scale: Imbalance = SCALE) -> tuple[Arm, ...]:
     """The study's arms on a text that does not exist."""
+    stores = {"tiny:en": SimpleNamespace(source=Source("shuffled", "shuffled"))}
     prepared: Any = SimpleNamespace(
+        stores=stores,
         tokenizer=lambda corpus: SimpleNamespace(hash=f"{corpus:>16}"),
         source=lambda corpus: Source(corpus, corpus),
         layout=lambda config: SimpleNamespace(v_total=1024 * len(config.names)),
     )
-    return study_arms(prepared, scale)
+    return study_arms({"text": prepared, "shuffled": prepared}, scale)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -144,7 +147,8 @@ class World:
                 "arm": arm.name, "study": "imbalance", "language": component.language,
                 "mixture": mixture_text(run), "family": run.model.family,
                 "d_model": run.model.d_model, "n_layers": run.model.n_layers,
-                "n_nonembedding": count(run.model).nonembedding, "n_head": count(run.model).head, "tokens_seen": run.tokens_seen,
+                "n_nonembedding": count(run.model).nonembedding, "n_head": count(run.model).head,
+                "tokens_seen": run.tokens_seen,
                 "tokens_language": tokens, "tokenizer_hash": text, "eval_hash": text,
                 "ppl": math.exp(self.log_ppl.get(cell, self.law(text, run.model.d_model, worth))),
                 "status": "done", "exclusion": None,

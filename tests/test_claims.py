@@ -13,7 +13,7 @@ import pytest
 from synthetic_imbalance import SCALE, World, arms
 from test_records import row
 
-from analysis.claims import Claim, Combination, LnPPL, LnShareAtOne, LnTEff, ProbeValue, difference
+from analysis.claims import Claim, Combination, Correlation, LnPPL, LnShareAtOne, LnTEff, ProbeValue, difference
 from analysis.claims.estimands import leaves
 from analysis.claims.gather import gather
 from analysis.claims.ledger import frame, holm, judge, ledger, study_ledger
@@ -55,10 +55,30 @@ def falling(points: tuple[LnTEff, ...], share: float, power: float = 0.7) -> dic
     return {(p.arm, p.language): (own[p.arm] / share) ** -power for p in points}
 
 
+def foretelling(statistic: Correlation, r: float, world: World) -> World:
+    """The world in which early probes correlate by `r` with TEff that falls with the share."""
+    teff = falling(tuple(late for _, late in statistic.pairs), 0.25)
+    y = np.log([teff[late.arm, late.language] for _, late in statistic.pairs])
+    y = (y - y.mean()) / np.linalg.norm(y - y.mean())
+    other = np.resize([1.0, -1.0], len(y))
+    other -= other.mean() + (other @ y) * y
+    x = 0.4 + 0.5 * (r * y + math.sqrt(1 - r**2) * other / np.linalg.norm(other))
+    probes = {(early.arm, early.what): float(v) for (early, _), v in zip(statistic.pairs, x, strict=True)}
+    return dataclasses.replace(world, teff=teff, probes=probes)
+
+
 def where(claim: Claim, value: float, world: World) -> World:
     """The world in which the claim's estimand is `value`: one of its arms, which is not a ladder's, is moved."""
     if isinstance(claim.estimand, LnShareAtOne):
         return dataclasses.replace(world, teff=falling(claim.estimand.points, math.exp(value)))
+    if isinstance(claim.estimand, Correlation):
+        return foretelling(claim.estimand, float(np.clip(value, -0.98, 0.98)), world)
+    parts = getattr(claim.estimand, "parts", ())
+    if all(isinstance(part, LnShareAtOne) for part in parts) and parts:
+        first, second = parts
+        middle = 0.16
+        shares = (middle * math.exp(value / 2), middle * math.exp(-value / 2))
+        return dataclasses.replace(world, teff=falling(first.points, shares[0]) | falling(second.points, shares[1]))
     weight, leaf = next(p for p in weights(claim.estimand) if not p[1].arm.startswith(("l1,", "l2,")))
     shift = (value - truth(world, claim.estimand)) / weight
     if isinstance(leaf, ProbeValue):

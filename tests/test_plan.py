@@ -28,6 +28,7 @@ from sweeps.noise import Noise, noise_of
 from sweeps.plan import DEVICES, Assumed, groups, planned_rows
 from sweeps.precision import judge, least_missed
 from sweeps.study import Arm, LawFit
+from sweeps.texts import stores
 
 QUIET = Noise(0.01, math.inf)
 
@@ -46,7 +47,7 @@ def test_planned_rows_say_what_the_runs_will_read(root, data):
     uneven = tiny.run(data, ("aa", "bb"), steps=300)
     stages = (Stage(0.5, (0.9, 0.1)), Stage(0.5, (0.4, 0.6)))
     uneven = dataclasses.replace(uneven, mixture=dataclasses.replace(uneven.mixture, stages=stages))
-    rows = planned_rows([Arm("a", uneven)], data).set_index("language")
+    rows = planned_rows([Arm("a", uneven)], stores(data)).set_index("language")
     read = open_run(uneven, root).stream.realised(300)
     for language in ("aa", "bb"):
         assert abs(rows.tokens_language[language] - read.tokens[language]) <= tiny.CONTEXT
@@ -56,7 +57,7 @@ def test_planned_rows_say_what_the_runs_will_read(root, data):
 
 
 def test_a_query_on_what_is_known_only_after_training_is_refused(data):
-    rows = planned_rows([Arm("a", tiny.run(data))], data)
+    rows = planned_rows([Arm("a", tiny.run(data))], stores(data))
     assert len(plan.select(rows, "arm == 'a' and tokens_seen > 10")) == 1
     with pytest.raises(LabError, match="'loss > 3', cannot be chosen before training"):
         plan.select(rows, "loss > 3")
@@ -122,7 +123,7 @@ def test_a_trunk_is_paid_for_once(data):
     sizes = {c.source.store: 161 for c in longest.mixture.components}
     (found,) = groups(arms_of(*family), sizes, 8, slow)
     assert found.tokens == (80 + 10 + 20) * tiny.BATCH * tiny.CONTEXT
-    rows = planned_rows([Arm("a", r) for r in family], data)
+    rows = planned_rows([Arm("a", r) for r in family], stores(data))
     assert rows.flops_spent.sum() == found.flops_exact < rows.flops_exact.sum()
     assert list(rows.tokens_seen) == [n * tiny.BATCH * tiny.CONTEXT for n in (80, 50, 100)]
 
@@ -325,10 +326,9 @@ UNKNOWN = ("chinchilla", {"E": 1.7, "A": 400.0, "B": 400.0, "alpha": 0.3, "beta"
 
 @pytest.fixture
 def study(tmp_path, data, monkeypatch):
-    import lab.data.prepare
     import lab.devices
 
-    monkeypatch.setattr(lab.data.prepare, "prepare", lambda *_: data)
+    monkeypatch.setattr("lab.data.prepare.prepare", lambda *_: data)
     monkeypatch.setattr(lab.devices, "prepare_process", lambda **_: None)
     monkeypatch.setattr(
         calibrate, "_measure", lambda program, shape, slots, k, limit: Speed(slots, k, 0.5, 1000.0, 3.0, 10**6)

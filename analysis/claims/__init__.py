@@ -9,15 +9,16 @@
 What a study needs to state its claims is here and costs nothing to import.
 """
 
+from analysis.claims.composed import Combination as Combination
+from analysis.claims.composed import Correlation as Correlation
+from analysis.claims.composed import Largest as Largest
+from analysis.claims.composed import LnShareAtOne as LnShareAtOne
+from analysis.claims.composed import difference as difference
 from analysis.claims.estimands import Claim as Claim
-from analysis.claims.estimands import Combination as Combination
-from analysis.claims.estimands import Largest as Largest
 from analysis.claims.estimands import LnLoss as LnLoss
 from analysis.claims.estimands import LnPPL as LnPPL
-from analysis.claims.estimands import LnShareAtOne as LnShareAtOne
 from analysis.claims.estimands import LnTEff as LnTEff
 from analysis.claims.estimands import LnWorth as LnWorth
 from analysis.claims.estimands import ProbeValue as ProbeValue
 from analysis.claims.estimands import Side as Side
 from analysis.claims.estimands import Statistic as Statistic
-from analysis.claims.estimands import difference as difference

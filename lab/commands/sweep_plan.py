@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from rich.console import Console
 
-    from lab.data.prepare import Prepared
+    from lab.data.store import TokenStore
     from lab.pack import PackPlan, Shape
     from sweeps.noise import Noise
     from sweeps.plan import Group
@@ -65,17 +65,17 @@ class Plan(StudyOptions):
         prepare_process(host_devices=1 if self.device else self.devices or default_host_devices())
         from rich.console import Console
 
-        from lab.data.prepare import prepare
+        from sweeps.texts import prepare_text, stores
 
-        prepared = prepare(scale.data.corpora, scale.data.vocab, scale.data.joint, self.root)
-        arms = study.checked_arms(prepared, scale)
+        text = prepare_text(scale.data, self.root)
+        arms, there = study.checked_arms(text, scale), stores(text)
         console = Console(stderr=self.json, highlight=False)
-        found = self._groups(arms, prepared, console)
+        found = self._groups(arms, there, console)
         from lab.commands.law_options import REFUSED, print_json
         from lab.commands.sweep_plan_tables import StudyPlan, form, show, total_seconds
         from sweeps.plan import planned_rows
 
-        rows = planned_rows(arms, prepared)
+        rows = planned_rows(arms, there)
         noise, source = self._noise(study.label(scale))
         seeds = seeds_of(rows)
         seconds = total_seconds(found)
@@ -101,13 +101,13 @@ class Plan(StudyOptions):
         refused = any(law.report.verdict != "identified" for law in plan.laws)
         return REFUSED if refused and not self.anyway else 0
 
-    def _groups(self, arms: Sequence[Arm], prepared: Prepared, console: Console) -> tuple[Group, ...]:
+    def _groups(self, arms: Sequence[Arm], stores: Mapping[str, TokenStore], console: Console) -> tuple[Group, ...]:
         from lab.data.evalset import evaluation_set
         from lab.train import STEPS_PER_DISPATCH
         from sweeps.plan import DEVICES, Assumed, groups
 
-        stores = {c.source.store: c.source.corpus for arm in arms for c in arm.run.mixture.components}
-        sizes = {store: evaluation_set(prepared.store(corpus)).n_tokens for store, corpus in stores.items()}
+        read = {c.source.store for arm in arms for c in arm.run.mixture.components}
+        sizes = {name: evaluation_set(stores[name]).n_tokens for name in sorted(read)}
         if self.device is None:
             return tuple(groups(arms, sizes, STEPS_PER_DISPATCH, _Calibration(self, arms, console)))
         if self.device not in DEVICES:
