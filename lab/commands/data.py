@@ -98,8 +98,8 @@ class Distance:
     """Measure how far target corpora lie from a source corpus in their tokens, preparing what is not.
 
     vocabulary is the Jaccard index of the pieces used, mass the token mass in common, known the share of the target's
-    tokens in pieces that the source uses, JSD the Jensen-Shannon divergence of the unigram distributions in bits; all of
-    training text. Halves of one corpus show what sampling alone does.
+    tokens in pieces that the source uses, JSD the Jensen-Shannon divergence of the unigram distributions in bits; all
+    of training text. Halves of one corpus show what sampling alone does.
 
       lab data distance embedded:en embedded:enm
       lab data distance 'derived:embedded:en?half=a' 'derived:embedded:en?half=b&order=reverse' --tokenizer source
