@@ -113,8 +113,8 @@ def _one_size(ax: Axes, sides: Sides) -> None:
         row = here.iloc[len(here) // 2]
         end = row.C * row.scratch_tokens / row.D
         ax.annotate("", (row.C, row.loss), (end, row.loss), arrowprops={"arrowstyle": "->", "color": GREY})
-        ax.annotate(f"{100 * row.saved:.0f} % fewer FLOPs", (np.sqrt(row.C * end), row.loss), (0, 5),
-                    textcoords="offset points", ha="center", fontsize=8, color=GREY)  # fmt: skip
+        ax.annotate(f"{100 * row.saved:.0f} % fewer\nFLOPs", (end, row.loss), (5, 6), textcoords="offset points",
+                    ha="left", fontsize=8, color=GREY)  # fmt: skip
     flops_axis(ax)
     loss_axis(ax)
     paper = 100 * sides.paper.fact("saved at 2B")
@@ -222,7 +222,8 @@ def _contours(ax: Axes, params: dict[str, dict[str, float]], span: tuple[float, 
             levels = np.linspace(*ends, 9)[1:]
         lines = ax.contour(cc, nn, loss, levels=levels, colors=COLOUR[role], linewidths=0.8, alpha=0.55)
         if role == "scratch":
-            ax.clabel(lines, fmt="%.2f", fontsize=7)
+            for text in ax.clabel(lines, levels[::2], fmt="%.2f", fontsize=7, inline=False):
+                text.set_bbox({"facecolor": "white", "edgecolor": "none", "pad": 0.5, "alpha": 0.85})
         ax.plot(c, best[role]["N"], "--", color=COLOUR[role], lw=1.8)
     if table is not None:
         ax.plot(6 * table.N * table.D, table.N, "o", ms=2.5, color=GREY, alpha=0.6, mec="none", zorder=0)
@@ -244,8 +245,9 @@ def accounting(sides: Sides, stem: Path) -> Path:
         _accounted_laws(right, sides)
     left.set_title("measured: runs")
     right.set_title("measured: best sizes by the laws")
-    key(figure, [mark(NAME["scratch"], BLUE, "o", "-"), mark("continued, parent free", VERMILION, "o", "-"),
-                 *(mark(_among(k), GREY, "s" if k == 1 else "^", "--" if k == 1 else ":") for k in TARGETS)])  # fmt: skip
+    paid = [mark(_among(k), GREY, "s" if k == 1 else "^", "--" if k == 1 else ":") for k in TARGETS]
+    free = [mark(NAME["scratch"], BLUE, "o", "-"), mark("continued, parent free", VERMILION, "o", "-")]
+    key(figure, [*free, *paid])
     foot(figure, "The paper counts no compute of the parents; both accountings are shown.")
     return save(figure, stem, sides.provenance("accounting", own.ladder))
 

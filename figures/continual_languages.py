@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -62,7 +63,7 @@ def _bars(ax: Axes, rows: pd.DataFrame, language: str) -> None:
     """Grouped bars: a group for each setting of the target, a bar for each role."""
     models = rows[rows.condition == "model"]
     of = {name: setting(name) or MAIN for name in models.name}
-    groups = sorted(set(of.values()), key=lambda g: (g != MAIN, g))
+    groups = sorted(set(of.values()), key=lambda g: (g != MAIN, _natural(g)))
     places = {g: i for i, g in enumerate(groups)}
     ends = []
     for k, role in enumerate(("source", "scratch", "cpt")):
@@ -85,6 +86,12 @@ def _bars(ax: Axes, rows: pd.DataFrame, language: str) -> None:
         ax.set_ylim(max(0, min(ends) - 12), min(100, max(ends) + 8))
 
 
+def _natural(text: str) -> list[tuple[bool, float | str]]:
+    """A key that sorts numbers within names by their value."""
+    parts = re.split(r"(\d+\.?\d*)", text)
+    return [(k % 2 == 1, float(part) if k % 2 else part) for k, part in enumerate(parts)]
+
+
 def figure_5(sides: Sides, stem: Path) -> Path:
     """Loss in the source over FLOPs spent on it, and in the target over FLOPs spent on that, by share of replay."""
     figure, (left, right) = axes(1, 2, (11, 4.8))
@@ -92,7 +99,7 @@ def figure_5(sides: Sides, stem: Path) -> Path:
     shown = own.replayed
     if len(shown):
         text = own.ladder.text.iloc[0] if len(own.ladder) else shown.text.iloc[0]
-        shown = shown[(shown.text == text) & (own.main_n == shown.N)]
+        shown = shown[(shown.text == text) & (shown["N"] == own.main_n)]
         if len(shown):
             shown = shown[np.isclose(shown.target_tokens, _budget(shown), rtol=0.02)]
     shares = sorted(set(shown.replay)) if len(shown) else []
@@ -112,8 +119,10 @@ def figure_5(sides: Sides, stem: Path) -> Path:
     left.set_title("source")
     right.set_title("target")
     before, after = (sides.paper.fact(f"source loss {when}, 1.4B") for when in ("before", "after without replay"))
-    foot(figure, sides.paper.notes["Figure 5"],
-         f"Published, at 1.4B: {before:.2f} nats before, {after:.2f} after without replay ({after / before - 1:+.0%}).")  # fmt: skip
+    text = (
+        f"Published, at 1.4B: {before:.2f} nats before, {after:.2f} after without replay ({after / before - 1:+.0%})."
+    )
+    foot(figure, sides.paper.notes["Figure 5"], text)
     return save(figure, stem, sides.provenance("figure_5", shown))
 
 
@@ -142,18 +151,15 @@ def _source_panel(ax: Axes, sides: Sides, shown: pd.DataFrame, colours: dict[flo
     if source.empty:
         empty_panel(ax, sides.own.why("forgetting"))
         return
-    curves = {share: _mean_curve(part) for share, part in source.groupby("replay")}
-    first = min(float(line.flops[line.flops > 0].min()) for share, line in curves.items() if float(str(share)) > 0) if len(
-        curves
-    ) > 1 else 1.0  # fmt: skip
-    edge = first / 2
+    curves = {float(str(share)): _mean_curve(part) for share, part in source.groupby("replay")}
+    spent = [float(line.flops[line.flops > 0].min()) for share, line in curves.items() if share > 0]
+    edge = min(spent, default=2.0) / 2
     start = float(next(iter(curves.values())).loss.iloc[0])
-    for name, line in curves.items():
-        share = float(str(name))
-        x = np.where(line.flops > 0, line.flops, edge)
-        ax.plot(x, line.loss, "-" if share > 0 else "", color=colours[share], lw=1.4)
-        if share == 0:
-            ax.plot([edge] * len(line), line.loss, "v", color=colours[share], ms=4, alpha=0.7)
+    for share, line in curves.items():
+        if share > 0:
+            ax.plot(np.where(line.flops > 0, line.flops, edge), line.loss, "-", color=colours[share], lw=1.4)
+        else:
+            ax.plot([edge] * len(line), line.loss, "v", color=colours[share], ms=4.5, alpha=0.8)
     ax.axhline(start, color=GREY, lw=0.9, ls=":")
     ax.annotate("the parent's loss", (0.98, start), xycoords=("axes fraction", "data"), ha="right", va="bottom",
                 fontsize=8, color=GREY)  # fmt: skip
@@ -168,7 +174,7 @@ def figure_6(sides: Sides, stem: Path) -> Path:
     shown = rows
     if len(rows):
         main = {name for name in rows.name if not setting(name)}
-        shown = rows[rows.name.isin(main) & (own.main_n == rows.N)]
+        shown = rows[rows.name.isin(main) & (rows["N"] == own.main_n)]
         shown = _longest_source(shown)
         cpt = shown[shown.role == "cpt"]
         wanted = {"source": shown[shown.role == "source"].index, "cpt": cpt.index}
@@ -198,8 +204,8 @@ def _by_share(ax: Axes, rows: pd.DataFrame) -> None:
         for x, role in ((0, "source"), (1, "scratch")):
             _point(ax, x, part[part.role == role], colour)
         cpt = part[part.role == "cpt"].groupby("replay")[["value", "low", "high"]].mean()
-        x = np.array([2 + shares.index(float(str(s))) for s in cpt.index])
-        ax.errorbar(x, 100 * cpt.value, [100 * (cpt.value - cpt.low), 100 * (cpt.high - cpt.value)], fmt="-o", ms=4.5,
+        at = np.array([2 + shares.index(float(str(s))) for s in cpt.index])
+        ax.errorbar(at, 100 * cpt.value, [100 * (cpt.value - cpt.low), 100 * (cpt.high - cpt.value)], fmt="-o", ms=4.5,
                     color=colour, lw=1.3, capsize=2)  # fmt: skip
     chance = rows[rows.condition == "chance"]
     if len(chance):
@@ -222,11 +228,13 @@ def distances(sides: Sides, stem: Path) -> Path:
     flat = panels.ravel()
     shown = own.gains
     if len(shown) and len(own.distances):
-        shown = shown[own.main_n == shown.N]
-        budget = shown.groupby("D").text.nunique().sort_values().index[-1]
-        shown = distance.joined(shown[budget == shown.D], own.distances)
+        shown = shown[shown["N"] == own.main_n]
+        budget = float(str(shown.groupby("D").text.nunique().idxmax()))
+        shown = distance.joined(shown[shown["D"] == budget], own.distances)
     else:
         shown = shown.iloc[:0]
+    first = shown.drop_duplicates("text").sort_values("gain", ascending=False) if len(shown) else shown
+    number = {text: k for k, text in enumerate(first.text, 1)} if len(shown) else {}
     ranks = distance.order(shown) if len(shown) else pd.DataFrame(columns=["measure", "derived", "rho"])
     for ax, (measure, near) in zip(flat, distance.MEASURES.items(), strict=False):
         part = shown[shown.measure == measure] if len(shown) else shown
@@ -236,7 +244,7 @@ def distances(sides: Sides, stem: Path) -> Path:
         for derived, colour, marker in ((True, ORANGE, "s"), (False, BLUE, "o")):
             some = part[part.derived == derived]
             ax.plot(some.value, 100 * some.gain, marker, color=colour, ms=6)
-        _named(ax, part)
+        _numbers(ax, part, number)
         ax.axhline(0, color=GREY, lw=0.8)
         if near:
             ax.invert_xaxis()
@@ -248,23 +256,29 @@ def distances(sides: Sides, stem: Path) -> Path:
     for ax in panels[:, 0]:
         if len(shown):
             ax.set_ylabel("loss below scratch, %")
-    _order_text(flat[5], sides)
+    _targets(flat[5], shown, number)
     key(figure, [mark("derived: the source's own text, changed", ORANGE, "s"), mark("another language", BLUE, "o")])
     foot(figure, "At equal size and tokens of the target. A derived target's setting of the dial is its distance by "
          "construction; the rank correlation is 1 where closer targets always gain more.")  # fmt: skip
     return save(figure, stem, sides.provenance("distances", shown))
 
 
-def _named(ax: Axes, part: pd.DataFrame) -> None:
-    """Names beside the marks; neighbours alternate sides."""
-    ordered = part.drop_duplicates("text").sort_values(["value", "gain"])
-    for k, row in enumerate(ordered.to_dict("records")):
-        up = k % 2 == 0
-        ax.annotate(row["setting"] or MAIN, (row["value"], 100 * row["gain"]), (0, 6 if up else -6),
-                    textcoords="offset points", fontsize=7, ha="center", va="bottom" if up else "top", color=GREY)  # fmt: skip
+def _numbers(ax: Axes, part: pd.DataFrame, number: dict[str, int]) -> None:
+    """The number of each target beside its mark; of marks that nearly meet, the second's on the other side."""
+    seen: list[tuple[float, float]] = []
+    span = max(float(np.ptp(part.value)), 1e-9), max(float(np.ptp(part.gain)), 1e-9)
+    for row in part.drop_duplicates("text").sort_values("gain", ascending=False).to_dict("records"):
+        x, y = row["value"] / span[0], row["gain"] / span[1]
+        close = any(abs(x - a) < 0.06 and abs(y - b) < 0.15 for a, b in seen)
+        seen.append((x, y))
+        ax.annotate(str(number[row["text"]]), (row["value"], 100 * row["gain"]), (-7 if close else 7, 0),
+                    textcoords="offset points", fontsize=8, ha="right" if close else "left", va="center")  # fmt: skip
 
 
-def _order_text(ax: Axes, sides: Sides) -> None:
-    """What the paper prints of distance, in the last panel."""
-    empty_panel(ax, "published: French gains most from continued pre-training, Russian and Chinese less (section 4.3); "
-                "no number is printed")  # fmt: skip
+def _targets(ax: Axes, shown: pd.DataFrame, number: dict[str, int]) -> None:
+    """Which number is which target, and what the paper prints of distance, in the last panel."""
+    empty_panel(ax, "")
+    names = dict(zip(shown.text, shown.setting, strict=True)) if len(shown) else {}
+    lines = [f"{k}  {names[text] or MAIN}" for text, k in number.items()]
+    lines += ["", "published: French gains most, Russian and", "Chinese less; no number is printed"]
+    ax.text(0.04, 0.96, "\n".join(lines), transform=ax.transAxes, va="top", fontsize=8.5, color="#333333")

@@ -68,7 +68,8 @@ def answers(sides: Sides) -> list[Answer]:
     if len(exact):
         ends = 100 * exact.saved.min(), 100 * exact.saved.max()
         value = f"{ends[0]:.0f} to {ends[1]:.0f} % saved"
-        found.append(Answer(value, published, f"of tokens and FLOPs at equal loss, over {len(exact)} sizes and budgets.",
+        text = f"of tokens and FLOPs at equal loss, over {len(exact)} sizes and budgets."
+        found.append(Answer(value, published, text,
                             f"Saved at equal loss: {value} measured, {published}."))  # fmt: skip
     else:
         found.append(Answer(f"{low:.0f} to {high:.0f} %", "published; not measured yet",
@@ -87,9 +88,9 @@ def answers(sides: Sides) -> list[Answer]:
         if len(without):
             rise = float(without.rise.mean())
             before, after = (paper.fact(f"source loss {w}, 1.4B") for w in ("before", "after without replay"))
+            sentence = f"The source loses {rise:+.2f} nats without replay, {after - before:+.2f} published."
             found.append(Answer(f"{rise:+.2f} nats", f"published {after - before:+.2f} at 1.4B",
-                                "of the source lost without replay, at the main size.",
-                                f"The source loses {rise:+.2f} nats without replay, {after - before:+.2f} published."))  # fmt: skip
+                                "of the source lost without replay, at the main size.", sentence))  # fmt: skip
     return found
 
 
@@ -139,8 +140,8 @@ def write_report(
         sections.append(Section(heading, blocks))
     sections += [_run(sides), _sources(sides)]
     lead = (
-        f"Every figure and table of {paper.paper['authors']}, arXiv:{paper.paper['arxiv']}, with what was measured here "
-        "beside it. N counts parameters without the token embedding, C is 6ND, losses are nats a token of the target."
+        f"Every figure and table of {paper.paper['authors']}, arXiv:{paper.paper['arxiv']}, with what was measured "
+        "here beside it. N counts parameters without the token embedding, C is 6ND, losses are nats a token."
     )
     if found.table is None:
         lead += " There is no table of this study here yet: the published side stands alone."
@@ -176,8 +177,8 @@ def _run(sides: Sides) -> Section:
     blocks: list[Block] = [
         Text(
             f"{len(runs)} runs of {runs.arm.nunique()} arms, {done.flops_spent.sum():.3g} FLOPs in "
-            f"{done.wall_s.sum() / 3600:.2f} hours on {', '.join(sorted(set(runs.device.dropna())))}. The most that any "
-            f"text was read: {rows.epochs.max():.2f} epochs."
+            f"{done.wall_s.sum() / 3600:.2f} hours on {', '.join(sorted(set(runs.device.dropna())))}. The most that "
+            f"any text was read: {rows.epochs.max():.2f} epochs."
         )
     ]
     by = [
@@ -202,7 +203,7 @@ def _run(sides: Sides) -> Section:
 
 def _sources(sides: Sides) -> Section:
     paper = sides.paper
-    rows = [[letter, MEANINGS[letter], str(n)] for letter, n in paper.evidence.value_counts().items()]
+    rows = [[str(letter), MEANINGS[str(letter)], str(n)] for letter, n in paper.evidence.value_counts().items()]
     where = Provenance.of(sides.table, "figures.continual", ())
     return Section(
         "Where every number comes from",

@@ -50,9 +50,8 @@ def table_2(sides: Sides, stem: Path) -> Table:
     law, fits = get("cpt"), sides.own.joint
     lines = []
     for role in ROLES:
-        printed = sides.paper.laws.set_index("role").loc[role]
-        lines.append([f"published, {role}", *(number(printed[name]) for name in PARAMETERS),
-                      *_optimum(law, sides.paper.law(role))])  # fmt: skip
+        printed = sides.paper.law(role)
+        lines.append([f"published, {role}", *(number(printed[name]) for name in PARAMETERS), *_optimum(law, printed)])
     if fits is not None:
         for role, one in (("scratch", fits.scratch), ("cpt", fits.cpt)):
             p = one.params_of()
@@ -93,23 +92,19 @@ def _optimum(law: Law, p: Mapping[str, float]) -> list[str]:
 
 def table_3(sides: Sides, stem: Path) -> Table:
     """Fit errors, sums of Huber's function with corner 1e-3, of both forms on both sets, and gamma."""
-    paper = sides.paper.errors.set_index(["law", "on"])
     fits = sides.own.joint
-    own = joint.errors(fits).set_index(["law", "on"]) if fits is not None else None
+    printed = {(row["law"], row["on"]): row for row in sides.paper.errors.to_dict("records")}
+    own = {} if fits is None else {(row["law"], row["on"]): row for row in joint.errors(fits).to_dict("records")}
     lines = []
-    for law in ("chinchilla", "extended"):
-        for on in ROLES:
-            printed = paper.loc[(law, on)]
-            mine = own.loc[(law, on)] if own is not None and (law, on) in own.index else None
-            lines.append([
-                f"{law}, {on}", number(printed.error),
-                NONE if pd.isna(printed.gamma) else f"{printed.gamma:+.3f}",
-                NONE if mine is None else number(mine.error, 3),
-                NONE if mine is None else str(mine.points),
-                NONE if mine is None else number(1e3 * mine.error / mine.points, 3),
-                NONE if mine is None or pd.isna(mine.gamma) else f"{mine.gamma:+.4f}",
-                NONE if mine is None else str(mine.status),
-            ])  # fmt: skip
+    for (law, on), row in printed.items():
+        mine = own.get((law, on))
+        cells = [NONE] * 5
+        if mine is not None:
+            each = 1e3 * mine["error"] / mine["points"]
+            gamma = NONE if pd.isna(mine["gamma"]) else f"{mine['gamma']:+.4f}"
+            cells = [number(mine["error"], 3), str(mine["points"]), number(each, 3), gamma, str(mine["status"])]
+        lines.append([f"{law}, {on}", number(row["error"]), NONE if pd.isna(row["gamma"]) else f"{row['gamma']:+.3f}",
+                      *cells])  # fmt: skip
     head = ["law, set", "error, published", "gamma, published", "error, measured", "runs", "error a run, 1e-3",
             "gamma, measured", "fit"]  # fmt: skip
     return written(Rows(head, lines), stem, sides.provenance("table_3", sides.own.ladder))

@@ -95,7 +95,6 @@ def joint(ladder: pd.DataFrame, resamples: int = RESAMPLES, seed: int = 0) -> Jo
         "bounded": lambda: fit(table, "cpt-bounded", columns={"pretrained": "pretrained"}, cluster="size", seed=seed),
         "extended on scratch": lambda: fit(parts[SCRATCH], "cpt", frozen=held, cluster="size", seed=seed),
         "chinchilla on cpt": lambda: fit(parts[CPT], "cpt", frozen={**held, "gamma": 0.0}, cluster="size", seed=seed),
-        "chinchilla on cpt, free": lambda: fit(parts[CPT], "chinchilla", cluster="size", seed=seed),
     }
     found, refused = {}, {}
     for name, make in wanted.items():

@@ -104,7 +104,7 @@ class PublishedContinual:
 
     def law(self, role: str) -> dict[str, float]:
         """Parameters of the printed law of a role, in the names of the law `cpt`."""
-        row = self.laws.set_index("role").loc[role]
+        row = next(row for row in self.laws.to_dict("records") if row["role"] == role)
         return {name: float(row[name]) for name in ("E", "A", "B", "alpha", "beta", "gamma")}
 
     @property
