@@ -26,8 +26,6 @@ HUNDREDTH = 0.01
 TARGET, SOURCE = "target", "source"
 # Sizes below which there is no law in two stages, and with one held out.
 LEAST_SIZES, LEAST_HELD_OUT = 3, 4
-# Shares of the source that the paper's replay figure has, beside none.
-REPLAYS = (0.01, 0.05, 0.1, 0.2, 0.5, 0.8)
 
 
 class Named(Protocol):
@@ -39,6 +37,7 @@ class Named(Protocol):
       tokens: budgets of the target at every size, in millions, rising.
       parent_tokens: what the sources of the ladder have seen, in millions.
       middle: the budget of them at which replay and further targets are tested.
+      replays: shares of the source that are replayed at the main size, rising.
       near, far: settings of two real targets, the nearer and the farther one; empty for the main target, which
         `scratch` and `cpt` mean without a setting; both empty for a scale of one target.
       dial: settings of a derived target, the nearest first; none at a scale without.
@@ -55,6 +54,8 @@ class Named(Protocol):
     def parent_tokens(self) -> float: ...
     @property
     def middle(self) -> float: ...
+    @property
+    def replays(self) -> tuple[float, ...]: ...
     @property
     def near(self) -> str: ...
     @property
@@ -175,7 +176,7 @@ def _law(arms: _Arms) -> tuple[Claim, ...]:
 
 def _replay(arms: _Arms) -> tuple[Claim, ...]:
     scale = arms.scale
-    enough = tuple(replay for replay in REPLAYS if replay >= 0.05)
+    enough = tuple(replay for replay in scale.replays if replay >= 0.05)
     smallest, largest = (arms.forgotten(size) for size in (scale.sizes[0], scale.sizes[-1]))
     found = [
         _claim("R1", "Without replay the source is forgotten (2.40 to 3.68 nats at 1.4B: ln .43).",
@@ -190,9 +191,10 @@ def _replay(arms: _Arms) -> tuple[Claim, ...]:
         _claim("R7", "Nor with 50 %.", "Figure 5", arms.cost(0.5), "about zero"),
         _claim("R8", "The recommended 10 to 30 %: 20 % is better for the source than 5 %.", "introduction",
                difference(arms.forgotten(scale.main, 0.2), arms.forgotten(scale.main, 0.05)), "below"),
-        _claim("R9", "Beyond 50 % the gain diminishes: 80 % adds less than half of what 50 % has over 10 %.",
-               "appendix A", _bend(arms), "above", 0.005),
     ]  # fmt: skip
+    if 0.8 in scale.replays:
+        text = "Beyond 50 % the gain diminishes: 80 % adds less than half of what 50 % has over 10 %."
+        found.append(_claim("R9", text, "appendix A", _bend(arms), "above", 0.005))
     if len(scale.sizes) > 1:
         more = difference(smallest, largest)
         found.append(_claim("R2", "Smaller models forget more.", "section 4.3", more, "above", 0.05))

@@ -32,6 +32,7 @@ class Scale:
     near: str = ""
     far: str = "Chinese"
     dial: tuple[str, ...] = DIAL
+    replays: tuple[float, ...] = (0.01, 0.05, 0.1, 0.2, 0.5, 0.8)
     flops: float = 1e14
 
 
