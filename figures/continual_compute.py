@@ -189,8 +189,8 @@ def figure_4(sides: Sides, stem: Path) -> Path:
     _contours(panels[0], paper, (1e17, 1e23), None)
     panels[0].set_title("published coefficients")
     fits = sides.own.joint
-    if fits is None or not (fits.scratch.identified and fits.cpt.identified):
-        empty_panel(panels[1], sides.own.why("laws") if fits is None else _unidentified(fits))
+    if fits is None:
+        empty_panel(panels[1], sides.own.why("laws"))
     else:
         table = fits.table
         span = (6 * table.N * table.D).min() / 5, (6 * table.N * table.D).max() * 5
@@ -200,10 +200,6 @@ def figure_4(sides: Sides, stem: Path) -> Path:
         + [mark(f"{NAME[r]}: best size", COLOUR[r], line="--") for r in ROLES])  # fmt: skip
     foot(figure, sides.paper.notes["Figure 4"])
     return save(figure, stem, sides.provenance("figure_4", sides.own.ladder))
-
-
-def _unidentified(fits: Any) -> str:
-    return next(f"not identified: {one.flags[0].text}" for one in (fits.scratch, fits.cpt) if not one.identified)
 
 
 def _contours(ax: Axes, params: dict[str, dict[str, float]], span: tuple[float, float], table: Any) -> None:
@@ -273,8 +269,8 @@ def _accounted_runs(ax: Axes, sides: Sides) -> None:
 
 def _accounted_laws(ax: Axes, sides: Sides) -> None:
     fits = sides.own.joint
-    if fits is None or not (fits.scratch.identified and fits.cpt.identified):
-        empty_panel(ax, sides.own.why("laws") if fits is None else _unidentified(fits))
+    if fits is None:
+        empty_panel(ax, sides.own.why("laws"))
         return
     law, ladder = laws.get("cpt"), sides.own.ladder
     c = np.geomspace(ladder.C.min(), ladder.C.max() * 10, 40)

@@ -129,7 +129,11 @@ NOISY = World(noise=0.06, common=0.0, centred=True)
 LAW_WORLDS = {
     "G1": (World(), World(cpt=continued(-0.06)), dataclasses.replace(NOISY, cpt=continued(0.0))),
     "G2": (World(), World(extended=0.3), dataclasses.replace(NOISY, extended=0.15)),
-    "G3": (World(cpt=continued(0.09)), World(cpt=continued(0.09), moved=bent), dataclasses.replace(NOISY, cpt=continued(0.0))),
+    "G3": (
+        World(cpt=continued(0.09)),
+        World(cpt=continued(0.09), moved=bent),
+        dataclasses.replace(NOISY, cpt=continued(0.0)),
+    ),
     "G4": (World(noise=0.002), World(extended=-0.5, noise=0.002), dataclasses.replace(NOISY, extended=-0.15)),
     "G5": (World(), World(cpt=continued(-0.3)), dataclasses.replace(NOISY, cpt=continued(-0.13))),
 }

@@ -195,6 +195,16 @@ def test_the_laws_are_found_again(found: pd.DataFrame) -> None:
     assert shared.frozen["beta"] == fits.scratch.params["beta"] and shared.value > table.error["extended", "cpt"]
 
 
+def test_a_ladder_that_identifies_no_law_is_refused(found: pd.DataFrame) -> None:
+    whole = ladder(found)
+    with pytest.raises(LabError, match="2 sizes cannot tell E, A and alpha apart"):
+        joint(whole[whole["N"] != SIZES[MAIN]], resamples=0)
+    line = whole[whole["role"] == "scratch"].assign(D=lambda t: 20 * t.N)
+    both = pd.concat([whole[whole.role == "scratch"], line.assign(role="cpt", cluster=line.N.astype(str))])
+    with pytest.raises(LabError, match=r"do not identify the law .cpt, not identified.: .*beta.*gamma"):
+        joint(both, resamples=0)
+
+
 def test_the_form_that_made_the_runs_predicts_larger_ones_best(found: pd.DataFrame) -> None:
     assert ranked(forward(ladder(found))).form.iloc[0] == "extended"
 

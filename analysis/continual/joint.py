@@ -28,6 +28,8 @@ from lab.errors import LabError
 CARRY = ("E", "A", "alpha")
 SCRATCH, CPT = "scratch", "cpt"
 RESAMPLES = 1000
+# E, A and alpha are three numbers of N alone.
+LEAST_SIZES = 3
 # Rows of both roles below the first cut of a forward comparison.
 LEAST = 10
 
@@ -79,12 +81,24 @@ def joint(ladder: pd.DataFrame, resamples: int = RESAMPLES, seed: int = 0) -> Jo
       resamples: of the two-stage bootstrap; 0 for none.
 
     Raises:
-      LabError: when either role has too few runs for the paper's two stages.
+      LabError: when either role has too few runs for the paper's two stages, or the ladder does not identify them; the
+        direction that it says nothing about is named.
     """
+    if (sizes := ladder.N.nunique()) < LEAST_SIZES:
+        raise LabError(
+            f"{sizes} size{'s' if sizes > 1 else ''} cannot tell E, A and alpha apart: a law of N needs {LEAST_SIZES}.",
+            "Train more sizes.",
+        )
     table = ladder[["role", "N", "D", "loss", "cluster"]].copy()
     table["pretrained"] = (table.role == CPT).astype(float)
     table = table.rename(columns={"cluster": "size"})
     staged = fit_stages(table, "cpt", stage="role", first=SCRATCH, second=CPT, carry=CARRY, cluster="size", seed=seed)
+    for role, one in ((SCRATCH, staged.first), (CPT, staged.second)):
+        if not one.identified:
+            raise LabError(
+                f"The runs do not identify the law ({role}, {one.status}): {one.flags[0].text}.",
+                "`lab design check` says which runs would.",
+            )
     held = {name: staged.first.params[name] for name in CARRY}
     parts = {role: table[table.role == role] for role in (SCRATCH, CPT)}
     wanted: dict[str, Callable[[], Fit]] = {
