@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import pickle
 import random
 
@@ -12,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lab.config import LanguageIds, LayoutConfig, fingerprint, from_json, to_json
-from lab.data.vocabulary import EOD, PAD, Tokenizer, build_layout, train_tokenizer
+from lab.data.vocabulary import EOD, PAD, LanguageLayout, Tokenizer, build_layout, train_tokenizer
 from lab.errors import LabError
 
 ENGLISH = ["In the beginning God created the heavens and the earth. " * 20, "And the earth was void.\n\tAnd dark.  Yes"]
@@ -193,6 +194,65 @@ def _pair() -> tuple[Tokenizer, Tokenizer]:
     while len(_CACHED) < 3:
         _CACHED.append(train_tokenizer(FRENCH if len(_CACHED) == 2 else ENGLISH, 330))
     return _CACHED[1], _CACHED[2]
+
+
+def renamed_layout(tokenizer: Tokenizer, share: float | None) -> LanguageLayout:
+    languages = (LanguageIds("en", tokenizer.hash), LanguageIds("ne", tokenizer.hash, "same", renamed=share))
+    return build_layout(LayoutConfig(languages), {tokenizer.hash: tokenizer})
+
+
+def test_renamed_pieces_change_places_among_themselves(english: Tokenizer) -> None:
+    used = np.flatnonzero(english.counts > 0)
+    used = used[used > EOD]
+    moved: list[set[int]] = []
+    for share in (None, 0.25, 0.5, 0.75, 1.0):
+        layout = renamed_layout(english, share)
+        table = layout.table("ne")
+        assert layout.v_total == english.vocab_size and table[[PAD, 1, EOD]].tolist() == [PAD, 1, EOD]
+        assert sorted(table.tolist()) == list(range(english.vocab_size))
+        moved.append({i for i in range(len(table)) if table[i] != i})
+        assert moved[-1] <= set(used.tolist()) and {int(table[i]) for i in moved[-1]} == moved[-1]
+        np.testing.assert_array_equal(english.byte_lengths[table], english.byte_lengths)
+        # A piece that is the only one of its length among those taken keeps its id.
+        alone = len(set(english.byte_lengths[used].tolist()))
+        assert 0 <= round((share or 0) * len(used)) - len(moved[-1]) <= alone
+    assert not moved[0] and all(a < b for a, b in itertools.pairwise(moved))
+
+
+@given(st.text(max_size=40), st.sampled_from([0.25, 1.0]))
+@settings(max_examples=60, deadline=None)
+def test_renamed_text_is_restored_through_its_language(text: str, share: float) -> None:
+    tokenizer = _module_tokenizer()
+    layout = renamed_layout(tokenizer, share)
+    ids = layout.encode("ne", text)
+    assert layout.decode(ids, "ne") == text and layout.byte_lengths[ids].sum() == len(text.encode())
+    np.testing.assert_array_equal(layout.base_ids("ne", ids), tokenizer.encode(text))
+    # What a model of the first language reads there is what the ids mean to it.
+    assert layout.decode(ids) == layout.decode(ids, "en") == tokenizer.decode(ids)
+
+
+def test_ids_of_another_language_are_refused(english: Tokenizer, french: Tokenizer) -> None:
+    both = {t.hash: t for t in (english, french)}
+    layout = build_layout(LayoutConfig.disjoint(("en", "fr"), (english.hash, french.hash)), both)
+    assert layout.decode(layout.encode("fr", "la terre"), "fr") == "la terre"
+    for foreign in (english.vocab_size + 5, layout.v_total, -1):
+        with pytest.raises(LabError, match=f"The id {foreign} is none of 'en'"):
+            layout.decode([PAD, 7, foreign], "en")
+    with pytest.raises(LabError, match="Unknown language 'de'"):
+        layout.base_ids("de", [1])
+
+
+def test_renaming_is_identity_only_where_it_is_used(english: Tokenizer) -> None:
+    plain = LanguageIds("en", "0123456789abcdef", "same")
+    # As it was before languages could be renamed.
+    assert fingerprint(plain) == "0468321d65025436"
+    renamed = LanguageIds("en", "0123456789abcdef", "same", renamed=0.5)
+    assert fingerprint(renamed) != fingerprint(plain) and from_json(to_json(renamed)) == renamed
+    for share in (0.0, 1.5, -0.5):
+        with pytest.raises(LabError, match=r"renamed share of 'en' must lie in \(0, 1\]"):
+            LanguageIds("en", "a", "same", renamed=share)
+    with pytest.raises(LabError, match="shares all ids"):
+        LanguageIds("en", "a", "own", renamed=0.5)
 
 
 def test_layout_identity(english: Tokenizer, french: Tokenizer) -> None:

@@ -80,8 +80,8 @@ def mass_overlap(source: np.ndarray, target: np.ndarray) -> float:
 def known_tokens(source: np.ndarray, target: np.ndarray) -> float:
     """sum_i q_i [p_i > 0], q the target's distribution: the share of its text in types that a model of the source has
     seen. Unlike the others it is not symmetric."""
-    p, q = _shares(source, target)
-    return float(q[p > 0].sum())
+    _shares(source, target)
+    return float(target[source > 0].sum() / target.sum())
 
 
 def unigram_jsd(source: np.ndarray, target: np.ndarray) -> float:
