@@ -99,7 +99,7 @@ def figure_5(sides: Sides, stem: Path) -> Path:
     shown = own.replayed
     if len(shown):
         text = own.ladder.text.iloc[0] if len(own.ladder) else shown.text.iloc[0]
-        shown = shown[(shown.text == text) & (shown["N"] == own.main_n)]
+        shown = shown[(shown.text == text) & (shown["N"] == own.main_n) & (shown.setting == "")]
         if len(shown):
             shown = shown[np.isclose(shown.target_tokens, _budget(shown), rtol=0.02)]
     shares = sorted(set(shown.replay)) if len(shown) else []

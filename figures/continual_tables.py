@@ -159,7 +159,7 @@ def table_forgetting(sides: Sides, stem: Path) -> Table:
     lines = []
     if len(found):
         text = own.ladder.text.iloc[0] if len(own.ladder) else found.text.iloc[0]
-        found = found[found.text == text]
+        found = found[(found.text == text) & (found.setting == "")]
         for (n, share, d), part in found.groupby(["N", "replay", found.D.round(-3)]):
             lines.append([
                 count(float(n)), f"{100 * float(share):g} %", count(float(d)), f"{part.L0.mean():.3f}",

@@ -37,15 +37,16 @@ def transfer(runs: pd.DataFrame) -> pd.DataFrame:
 
     Returns a frame of text, setting, N, D, replay, parent_D, scratch (loss), cpt (loss), gain (ln of scratch over cpt:
     above 0 where continuing is better), teff (scratch tokens at equal loss over own; NaN without two scratch budgets),
-    kind, runs. Only runs without replay.
+    kind, runs. Only runs without replay, and of the setting that the runs from scratch have: a target may have others,
+    such as another length of the parent.
 
     Raises:
       LabError: when no target has both at one size and budget.
     """
     cells = averaged(runs[runs.replay == 0])
-    plain = cells[cells.role == "scratch"][["text", "N", "D", "loss", "runs", "seeds"]]
+    plain = cells[cells.role == "scratch"][["text", "setting", "N", "D", "loss", "runs", "seeds"]]
     continued = cells[cells.role == "cpt"]
-    both = continued.merge(plain, on=["text", "N", "D"], suffixes=("", "_scratch"))
+    both = continued.merge(plain, on=["text", "setting", "N", "D"], suffixes=("", "_scratch"))
     if both.empty:
         raise LabError(
             "No target has runs from scratch and continued ones at one size and budget.",

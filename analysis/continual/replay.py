@@ -10,6 +10,7 @@ import dataclasses
 import numpy as np
 import pandas as pd
 
+from analysis.continual.names import setting
 from analysis.continual.roles import SOURCE
 from analysis.fitting import fit
 from analysis.result import Fit
@@ -22,8 +23,8 @@ def replayed(rows: pd.DataFrame, source: str = SOURCE) -> pd.DataFrame:
     Args:
       rows: of `analysis.continual.roles.roles`.
 
-    Returns a frame of run_id, arm, N, replay, text, target_tokens (of the whole run), language (`source` or `target`),
-    flops (of that language so far), total (FLOPs so far), loss; ordered along each run. The point at 0 is the parent's
+    Returns a frame of run_id, arm, setting, N, replay, text, target_tokens (of the whole run), language (`source` or
+    `target`), flops (of that language so far), total (FLOPs so far), loss; ordered along each run. The point at 0 is the parent's
     loss in the source, where it was evaluated.
     """
     done = rows[(rows.role == "cpt") & (rows.status == "done") & rows.exclusion.isna() & ~rows.trunk]
@@ -37,20 +38,21 @@ def replayed(rows: pd.DataFrame, source: str = SOURCE) -> pd.DataFrame:
         if mine and row["parent_run"] in starts.index:
             total, loss = np.concatenate([[0.0], total]), np.concatenate([[starts[row["parent_run"]]], loss])
         found.append(pd.DataFrame({
-            "run_id": run, "arm": row["arm"], "N": float(row["N"]), "replay": row["replay"],
+            "run_id": run, "arm": row["arm"], "setting": setting(row["arm"]), "N": float(row["N"]),
+            "replay": row["replay"],
             "text": text.eval_hash[run], "target_tokens": float(text.tokens_language[run]),
             "language": "source" if mine else "target",
             "flops": total * row["tokens_language"] / row["tokens_seen"], "total": total, "loss": loss,
         }))  # fmt: skip
-    columns = ["run_id", "arm", "N", "replay", "text", "target_tokens", "language", "flops", "total", "loss"]
+    columns = ["run_id", "arm", "setting", "N", "replay", "text", "target_tokens", "language", "flops", "total", "loss"]
     return pd.concat(found, ignore_index=True) if found else pd.DataFrame(columns=columns)
 
 
 def forgetting(rows: pd.DataFrame, source: str = SOURCE) -> pd.DataFrame:
     """What each continued run forgot: its loss in the source beside its parent's.
 
-    Returns a frame of run_id, arm, N, D (tokens of the target), replay, text, L0 (the parent's loss), loss (at the
-    end), peak (the highest on the way), rise (loss - L0), ends_below (loss < L0), parent_D.
+    Returns a frame of run_id, arm, setting, N, D (tokens of the target), replay, text, L0 (the parent's loss), loss (at
+    the end), peak (the highest on the way), rise (loss - L0), ends_below (loss < L0), parent_D.
 
     Raises:
       LabError: when continued runs were not evaluated in the source, or their parents were not.
@@ -68,7 +70,8 @@ def forgetting(rows: pd.DataFrame, source: str = SOURCE) -> pd.DataFrame:
     start = known.parent_run.map(before).astype(float)
     peak = [max([first, *map(float, curve)]) for first, curve in zip(start, known.eval_curve_loss, strict=True)]
     return pd.DataFrame({
-        "run_id": known.index, "arm": known.arm, "N": known.N.astype(float), "seed": known.seed_init,
+        "run_id": known.index, "arm": known.arm, "setting": [setting(a) for a in known.arm],
+        "N": known.N.astype(float), "seed": known.seed_init,
         "D": target.tokens_language.reindex(known.index).astype(float), "replay": known.replay,
         "text": target.eval_hash.reindex(known.index), "L0": start, "loss": known.loss, "peak": peak,
         "rise": known.loss - start, "ends_below": known.loss < start, "parent_D": known.parent_D.astype(float),
