@@ -24,8 +24,8 @@ def replayed(rows: pd.DataFrame, source: str = SOURCE) -> pd.DataFrame:
       rows: of `analysis.continual.roles.roles`.
 
     Returns a frame of run_id, arm, setting, N, replay, text, target_tokens (of the whole run), language (`source` or
-    `target`), flops (of that language so far), total (FLOPs so far), loss; ordered along each run. The point at 0 is the parent's
-    loss in the source, where it was evaluated.
+    `target`), flops (of that language so far), total (FLOPs so far), loss; ordered along each run. The point at 0 is
+    the parent's loss in the source, where it was evaluated.
     """
     done = rows[(rows.role == "cpt") & (rows.status == "done") & rows.exclusion.isna() & ~rows.trunk]
     starts = rows[(rows.language == source) & rows.loss.notna()].set_index("run_id").loss
