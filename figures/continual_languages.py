@@ -21,6 +21,15 @@ NAME = {"source": "source model", "scratch": "from scratch", "cpt": "continued",
 MAIN = "main target"
 
 
+# Sizes of one body differ in the head by as much, where their vocabularies differ.
+SAME_SIZE = 0.2
+
+
+def _of_size(rows: pd.DataFrame, n: float) -> np.ndarray:
+    """Which rows are of a size, whatever their vocabulary."""
+    return np.isclose(rows["N"].to_numpy(float), n, rtol=SAME_SIZE)
+
+
 def figure_3(sides: Sides, stem: Path) -> Path:
     """Accuracy in each target of the source's model, from scratch and continued, with chance."""
     own = sides.own
@@ -29,7 +38,7 @@ def figure_3(sides: Sides, stem: Path) -> Path:
     if len(shown):
         budget = shown[shown.role == "cpt"].groupby(["N", "tokens_seen"]).eval_hash.nunique().sort_values()
         n, tokens = budget.index[-1] if len(budget) else (float("nan"), float("nan"))
-        keep = (n == shown.N) & ((shown.tokens_seen == tokens) | (shown.role == "source"))
+        keep = _of_size(shown, n) & ((shown.tokens_seen == tokens) | (shown.role == "source"))
         shown = _longest_source(shown[keep])
     kinds = [(probe, place) for probe, place in _suites(shown)]
     figure, panels = axes(1, max(2, len(kinds)), (5.2 * max(2, len(kinds)), 4.4), squeeze=False)
@@ -99,7 +108,7 @@ def figure_5(sides: Sides, stem: Path) -> Path:
     shown = own.replayed
     if len(shown):
         text = own.ladder.text.iloc[0] if len(own.ladder) else shown.text.iloc[0]
-        shown = shown[(shown.text == text) & (shown["N"] == own.main_n) & (shown.setting == "")]
+        shown = shown[(shown.text == text) & _of_size(shown, own.main_n) & (shown.setting == "")]
         if len(shown):
             shown = shown[np.isclose(shown.target_tokens, _budget(shown), rtol=0.02)]
     shares = sorted(set(shown.replay)) if len(shown) else []
@@ -174,12 +183,15 @@ def figure_6(sides: Sides, stem: Path) -> Path:
     shown = rows
     if len(rows):
         main = {name for name in rows.name if not setting(name)}
-        shown = rows[rows.name.isin(main) & (rows["N"] == own.main_n)]
+        shown = rows[rows.name.isin(main) & _of_size(rows, own.main_n)]
         shown = _longest_source(shown)
+        shown = shown.assign(target_tokens=shown.tokens_seen * (1 - shown.replay))
         cpt = shown[shown.role == "cpt"]
+        tokens = _budget(cpt) if len(cpt) else float("nan")
+        cpt = cpt[np.isclose(cpt.target_tokens, tokens, rtol=0.02)]
         wanted = {"source": shown[shown.role == "source"].index, "cpt": cpt.index}
         alone = shown[shown.role == "scratch"]
-        alone = alone[alone.tokens_seen == alone.tokens_seen.max()]
+        alone = alone[np.isclose(alone.target_tokens, tokens, rtol=0.02)]
         shown = shown.loc[[*wanted["source"], *alone.index, *wanted["cpt"]]]
     kinds = _suites(shown)
     figure, panels = axes(1, max(2, len(kinds)), (5.2 * max(2, len(kinds)), 4.4), squeeze=False)
@@ -228,7 +240,7 @@ def distances(sides: Sides, stem: Path) -> Path:
     flat = panels.ravel()
     shown = own.gains
     if len(shown) and len(own.distances):
-        shown = shown[shown["N"] == own.main_n]
+        shown = shown[_of_size(shown, own.main_n)]
         budget = float(str(shown.groupby("D").text.nunique().idxmax()))
         shown = distance.joined(shown[shown["D"] == budget], own.distances)
     else:
