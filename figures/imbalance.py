@@ -9,6 +9,7 @@ import pandas as pd
 
 from analysis.claims.ledger import Entry, study_ledger
 from analysis.rates import fit_rule, optima
+from figures import imbalance_beyond as beyond
 from figures.imbalance_measured import Own, measured
 from figures.imbalance_numbers import numbers
 from figures.imbalance_probes import figure_6, figure_7, figure_11, figure_12, figure_13
@@ -66,7 +67,8 @@ def draw(found: Found, folder: Path) -> str:
     entries = judged(found, own)
     if found.rates is not None:
         pictures["rates"] = learning_rates(found.rates, folder / "figures" / "rates")
-    report = write_report(paper, sides, own, found, pictures, tables, entries, folder)
+    more = None if found.table is None else beyond.section(found.table, found.probes, found.again, folder / "figures")
+    report = write_report(paper, sides, own, found, pictures, tables, entries, more, folder)
     return "\n".join([*summary(paper, sides, found, entries), f"Report: {report}"])
 
 

@@ -103,6 +103,7 @@ def write_report(
     pictures: Mapping[str, Path],
     tables: Mapping[str, Table],
     entries: Sequence[Entry],
+    beyond: Section | None,
     folder: Path,
 ) -> Path:
     """Writes the page."""
@@ -116,6 +117,7 @@ def write_report(
             else:
                 blocks.append(Picture(pictures[name], name, f"{name}. {CAPTIONS[name]}"))
         sections.append(Section(heading, blocks))
+    sections += [beyond] if beyond else []
     sections.append(_regenerated(paper))
     if "rates" in pictures:
         sections.append(_learning_rates(pictures["rates"]))

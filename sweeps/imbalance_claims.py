@@ -239,5 +239,5 @@ def _beyond(arms: _Arms) -> tuple[Claim, ...]:
         _claim("s1", "The larger model lets a clone gain up to a larger share than the smaller one.",
                None, difference(arms.share_at_one(2), arms.share_at_one(1)), "above"),
         _claim("k1", "Likeness of hidden states after a tenth of training foretells TEff at its end: they correlate by "
-               "more than .5 over shares.", None, Correlation(foretold), "above", 0.2, against=0.5),
+               "more than .5 over shares.", None, Correlation(foretold), "above", 0.2, against=math.atanh(0.5)),
     )  # fmt: skip

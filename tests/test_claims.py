@@ -72,7 +72,7 @@ def where(claim: Claim, value: float, world: World) -> World:
     if isinstance(claim.estimand, LnShareAtOne):
         return dataclasses.replace(world, teff=falling(claim.estimand.points, math.exp(value)))
     if isinstance(claim.estimand, Correlation):
-        return foretelling(claim.estimand, float(np.clip(value, -0.98, 0.98)), world)
+        return foretelling(claim.estimand, math.tanh(value), world)
     parts = getattr(claim.estimand, "parts", ())
     if all(isinstance(part, LnShareAtOne) for part in parts) and parts:
         first, second = parts

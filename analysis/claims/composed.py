@@ -8,6 +8,9 @@ import numpy as np
 
 from analysis.claims.estimands import LnTEff, Sample, Span, Statistic
 
+# Correlations closer to 1 than this are rounding.
+CLOSEST = 1 - 1e-9
+
 
 @dataclasses.dataclass(frozen=True)
 class Combination:
@@ -92,9 +95,12 @@ class LnShareAtOne:
 
 @dataclasses.dataclass(frozen=True)
 class Correlation:
-    """Pearson's correlation over arms: `pairs` holds what is known early and what it is to foretell, of each arm.
+    """Pearson's correlation r over arms as Fisher's z = artanh r, in which its noise is nearly normal.
 
     An arm whose values are bounds does not count; fewer than three arms leave it open.
+
+    Attributes:
+      pairs: what is known early and what it is to foretell, of each arm.
     """
 
     pairs: tuple[tuple[Statistic, Statistic], ...]
@@ -116,11 +122,12 @@ class Correlation:
         with np.errstate(divide="ignore", invalid="ignore"):
             x, y = (np.where(known, v - v.sum(axis=0) / n, 0.0) for v in (x, y))
             value = (x * y).sum(axis=0) / np.sqrt((x**2).sum(axis=0) * (y**2).sum(axis=0))
-        open_ = (n < 3) | ~np.isfinite(value)
-        return Span(np.where(open_, -1.0, value), np.where(open_, 1.0, value))
+        nothing = (n < 3) | ~np.isfinite(value)
+        z = np.arctanh(np.clip(np.where(nothing, 0.0, value), -CLOSEST, CLOSEST))
+        return Span(np.where(nothing, -np.inf, z), np.where(nothing, np.inf, z))
 
     def __str__(self) -> str:
-        return f"correlation over {len(self.pairs)} arms of {self.pairs[0][0]} and {self.pairs[0][1]}"
+        return f"artanh of the correlation over {len(self.pairs)} arms of {self.pairs[0][0]} and {self.pairs[0][1]}"
 
 
 def _needs(parts: tuple[Statistic, ...]) -> tuple[str, ...]:
