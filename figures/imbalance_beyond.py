@@ -15,7 +15,7 @@ from analysis.claims.gather import gather
 from analysis.teff import readable, variants
 from analysis.teff_law import teff_law
 from figures.drawing import Provenance, axes, count, save
-from figures.imbalance_drawing import absent, worth_axis
+from figures.imbalance_drawing import worth_axis
 from figures.report import Block, Picture, Rows, Section, Text
 from lab.errors import LabError
 from lab.table import read_table
@@ -40,8 +40,10 @@ def section(table: Path, probes: Path | None, again: str, folder: Path) -> Secti
         return None
     evidence = gather(rows)
     blocks: list[Block] = [*_shares(evidence, pairs), *_law(evidence, pairs)]
-    if probes is not None:
-        png = foretelling(evidence, pairs, pd.read_parquet(probes), table, folder / "foretelling")
+    png = (
+        None if probes is None else foretelling(evidence, pairs, pd.read_parquet(probes), table, folder / "foretelling")
+    )
+    if png is not None:
         caption = (
             "TEff of a clone at the end of training over the likeness of its hidden states to the original's after a "
             "tenth of it (mean over layers). A mark is a run; each is read against the ladder of all seeds."
@@ -126,8 +128,9 @@ def _law(evidence: Evidence, pairs: pd.DataFrame) -> list[Block]:
     return [Text(text), Rows(("", "coefficient", "95 % interval"), rows)]
 
 
-def foretelling(evidence: Evidence, pairs: pd.DataFrame, probes: pd.DataFrame, table: Path, stem: Path) -> Path:
-    """Draws TEff at the end over likeness early, a mark a run at the main size and standard budget."""
+def foretelling(evidence: Evidence, pairs: pd.DataFrame, probes: pd.DataFrame, table: Path, stem: Path) -> Path | None:
+    """Draws TEff at the end over likeness early, a mark a run at the size and budget with most shares; nothing where no
+    run was probed early."""
     plain = pairs[pairs.anchored == 0]
     most = plain.groupby(["N", "tokens"]).arm.transform("size")
     first = plain[most == most.max()].iloc[0]
@@ -152,11 +155,10 @@ def foretelling(evidence: Evidence, pairs: pd.DataFrame, probes: pd.DataFrame, t
             )
             ax.plot([np.mean([early[run] for run in runs])] * 2, ends, color=f"C{k}", linewidth=1)
             shown += runs
-    if shown:
-        worth_axis(ax)
-        ax.set_xlabel("likeness of hidden states after a tenth of training")
-        ax.set_ylabel("TEff of the clone at the end")
-        ax.legend(title="clone's share", frameon=False, fontsize=8)
-    else:
-        absent(ax, [], f"no {LIKENESS} after {EARLY:g} of a run")
+    if not shown:
+        return None
+    worth_axis(ax)
+    ax.set_xlabel("likeness of hidden states after a tenth of training")
+    ax.set_ylabel("TEff of the clone at the end")
+    ax.legend(title="clone's share", frameon=False, fontsize=8)
     return save(figure, stem, Provenance.of(table, "figures.imbalance_beyond.foretelling", shown))
