@@ -133,8 +133,8 @@ def _savings(arms: _Arms) -> tuple[Claim, ...]:
     low, high = (-math.log(1 - saved) for saved in (0.25, 0.5))
     found = [
         _claim("S1", "Continuing saves 25 % or more of the tokens, and so of the FLOPs, at equal loss.",
-               "abstract", worth, "above", 0.1, against=low),
-        _claim("S2", "It saves 50 % at most.", "abstract", worth, "below", 0.1, against=high),
+               "text", worth, "above", 0.1, against=low),
+        _claim("S2", "It saves 50 % at most.", "text", worth, "below", 0.1, against=high),
         _claim("S3", "The saving shrinks with training: it is less at the middle budget than at the least.",
                "Figure 2", difference(worth, arms.worth(scale.tokens[0], scale.main)), "below", 0.1),
     ]  # fmt: skip
@@ -197,7 +197,7 @@ def _replay(arms: _Arms) -> tuple[Claim, ...]:
         found.append(_claim("R9", text, "appendix A", _bend(arms), "above", 0.005))
     if len(scale.sizes) > 1:
         more = difference(smallest, largest)
-        found.append(_claim("R2", "Smaller models forget more.", "section 4.3", more, "above", 0.05))
+        found.append(_claim("R2", "Smaller models forget more.", "text", more, "above", 0.05))
     return tuple(found)
 
 
