@@ -127,6 +127,31 @@ def kept_params(run: RunConfig, root: Path, layout_hash: str, share: float = 1.0
     return jax.tree.map(lambda x: np.asarray(x[0]), tree["params"])
 
 
+def origin(run: RunConfig, root: Path) -> RunConfig:
+    """The run that began a run's trajectory: of a branch its trunk, of any other itself.
+
+    Raises:
+      LabError: when a trunk is not below `root`.
+    """
+    while run.parent is not None and run.parent.carry == "state":
+        run = _parent_config(run, root)
+    return run
+
+
+def begun_params(run: RunConfig, root: Path, layout: LanguageLayout) -> Any:
+    """The parameters that a run's trajectory began with, before its first update, as numpy arrays without a run axis:
+    its parent's, extended where its vocabulary is larger, or random ones.
+
+    Raises:
+      LabError: when the parent is missing, diverged, or kept nothing there.
+    """
+    first = origin(run, root)
+    begun = start(step.Program(first.model, make_mesh()), first, root, layout)
+    if isinstance(begun, str):
+        raise LabError(f"Run {run.run_id} never began: {begun}.")
+    return jax.tree.map(lambda x: np.asarray(x[0]), begun.state.params)
+
+
 def has_kept(root: Path, run_id: str, number: int, carry: Kept) -> bool:
     """Whether a finished or running run has kept what a child needs, read from its files alone."""
     record = RunDir(root, run_id).checkpoint_dir / str(number) / "record" / "metadata"

@@ -1,12 +1,9 @@
-"""What probes say of trained runs: one table, `<root>/<study label>/probes.parquet`, a row a reading.
+"""What probes say of trained runs: the units of each probe, to be measured one by one.
 
-    prober = Prober(Settings(glue=Path("glue")))
-    for unit in prober.units(subject, ("embedding", "hidden")):
-        if not table.has(subject, unit):
-            table.put(subject, unit, unit.measure())
-
-The rows of a unit are written together; what the table has is not measured again. A unit that is measured on another
-text (other parallel lines, another release of a task) replaces the rows of the one before.
+prober = Prober(Settings(glue=Path("glue")))
+for unit in prober.units(subject, "embedding"):
+    if not table.has(unit):
+        table.put(unit, unit.measure(tick))
 """
 
 from __future__ import annotations
@@ -14,85 +11,25 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
+from typing import Any
 
 import jax
 import numpy as np
 
-from lab import lineage, model
-from lab.config import RunConfig
+from lab import model
 from lab.data.labelled import Task, read_task
 from lab.data.prepare import open_prepared
 from lab.errors import LabError
 from lab.evaluate import embeddings, finetune, gradients, hidden, shared_layer, word2vec
 from lab.evaluate.embeddings import Mean
 from lab.evaluate.paired import Paired, file_lines, is_clone, name_of, parallel_text, same_text, verse_lines
-from lab.records import locked, one_line_io_errors
-from lab.rundata import RunData, open_run
+from lab.probe_choices import Choices
+from lab.probe_distance import Distances
+from lab.probe_table import ProbeName, Reading, Subject, Unit
 
-if TYPE_CHECKING:
-    import pandas as pd
-
-ProbeName = Literal["embedding", "hidden", "gradient", "word2vec", "finetune"]
-
-# column -> (type, meaning)
-COLUMNS: dict[str, tuple[str, str]] = {
-    "run_id": ("string", "the trained run"),
-    "study": ("string", "study that asked for it, as in the result table"),
-    "arm": ("string", "arm of the study"),
-    "seed_init": ("int64", "seed of the run's parameters"),
-    "probe": ("string", "what was measured"),
-    "place": ("string", "all; lower log10 edge of a bin of counts; layer from 1; tensor/layer; or task"),
-    "language": ("string", "the second language of the pair; of fine-tuning, the language scored"),
-    "condition": ("string", "pairs, or the control or baseline that the reading is of"),
-    "value": ("float64", "a cosine; of fine-tuning a score or a share"),
-    "n": ("int64", "pieces, sequences or texts that the value is a mean of"),
-    "replicate": ("int64", "of fine-tuning: its seed; else 0"),
-    "at": ("float64", "share of the run's updates that were made: 1 is its end"),
-    "pair": ("string", "the two languages compared, with a space between"),
-    "text": ("string", "what it was measured on, with a hash"),
-}
-# The rows that each probe makes.
-READINGS: dict[ProbeName, tuple[str, ...]] = {
-    "embedding": ("input embedding", "output embedding"),
-    "hidden": ("hidden state",),
-    "gradient": ("gradient",),
-    "word2vec": ("word2vec input", "word2vec output", "word2vec shared input", "word2vec shared output"),
-    "finetune": ("finetune", "finetune f1", "finetune matthews", "finetune cut"),
-}
-PROBES: tuple[ProbeName, ...] = get_args(ProbeName)
 FINETUNE_SEEDS = (0, 1, 2)
-
-
-class Reading(NamedTuple):
-    """One row, apart from what its unit says."""
-
-    probe: str
-    place: str
-    language: str
-    condition: str
-    value: float
-    n: int
-    replicate: int = 0
-
-
-@dataclasses.dataclass(frozen=True)
-class Unit:
-    """What is measured and written at once.
-
-    Attributes:
-      probe: which.
-      text: what on.
-      task: of fine-tuning.
-      measure: does it; it may be told to call a function as it goes on.
-    """
-
-    probe: ProbeName
-    text: str
-    measure: Callable[[Callable[[], None]], list[Reading]] = dataclasses.field(repr=False)
-    task: str | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,46 +41,16 @@ class Settings:
       tasks: what to fine-tune on.
       glue: folder of the published files of those tasks.
       tuning: how long, and on how much.
+      suites: folders and archives of minimal pairs.
+      spoken: the BCP 47 tag of a language of runs, or of a corpus, by name.
     """
 
     parallel: tuple[Path, Path] | None = None
     tasks: tuple[str, ...] = ("CoLA", "MRPC", "SST-2")
     glue: Path | None = None
     tuning: finetune.Setting = dataclasses.field(default_factory=finetune.Setting)
-
-
-@dataclasses.dataclass(frozen=True)
-class Subject:
-    """A finished run after a share of its updates, and the two languages of it that are compared."""
-
-    study: str
-    arm: str
-    run: RunConfig
-    root: Path
-    first: str
-    second: str
-    at: float = 1.0
-
-    @property
-    def pair(self) -> str:
-        return f"{self.first} {self.second}"
-
-    @functools.cached_property
-    def clone(self) -> bool:
-        return is_clone(self.run.mixture, self.first, self.second)
-
-    @functools.cached_property
-    def data(self) -> RunData:
-        return open_run(self.run, self.root)
-
-    @functools.cached_property
-    def params(self) -> Any:
-        return jax.device_put(lineage.kept_params(self.run, self.root, self.data.layout.hash, self.at))
-
-    def training_tokens(self) -> Iterator[np.ndarray]:
-        """The targets [batch, context] of every step so far, in ids of the total vocabulary."""
-        for number in range(self.run.at(self.at)):
-            yield self.data.stream.batch(number).tokens_BxT1[:, 1:]
+    suites: tuple[Path, ...] = ()
+    spoken: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
 class Prober:
@@ -152,29 +59,46 @@ class Prober:
     def __init__(self, settings: Settings):
         self.settings = settings
         self._untrained: dict[Any, list[Reading]] = {}
+        self._choices, self._distances = Choices(settings.suites, settings.spoken), Distances()
         self._task = functools.cache(lambda name: read_task(name, settings.glue))
 
-    def units(self, subject: Subject, probe: ProbeName) -> list[Unit]:
-        """The units of a probe on a run; none where it does not apply: to two languages that are no clones.
+    def units(self, subject: Subject, probe: ProbeName) -> Iterable[Unit]:
+        """The units of a probe on a run; none where it does not apply: to one language, to two that are no clones.
 
         Raises:
-          LabError: when the run lacks a language, or the text that the probe needs.
+          LabError: when the run lacks a language, or the text that the probe needs; of `choices`, after its units.
         """
+        if probe == "choices":
+            return self._choices.units(subject)
+        if len(subject.languages) < 2:
+            return []
         is_clone(subject.run.mixture, subject.first, subject.second)
+        if probe == "distance":
+            return self._distances.units(dataclasses.replace(subject, at=0.0))
         if probe in ("hidden", "gradient"):
             paired = self._paired(subject)
             compare = _hidden if probe == "hidden" else _gradient
-            return [Unit(probe, paired.text, functools.partial(compare, subject, paired))]
+            return [Unit(subject, probe, paired.text, functools.partial(compare, subject, paired), subject.languages)]
         if not subject.clone:
             return []
         if probe == "finetune":
-            tasks = [self._task(name) for name in self.settings.tasks]
             return [
-                Unit(probe, f"{task.name} {task.hash}", functools.partial(self._finetune, subject, task), task.name)
-                for task in tasks
+                Unit(
+                    subject,
+                    probe,
+                    f"{task.name} {task.hash}",
+                    functools.partial(self._finetune, subject, task),
+                    subject.languages,
+                    task.name,
+                )
+                for task in (self._task(name) for name in self.settings.tasks)
             ]
+        if probe == "word2vec" and subject.at == 0:
+            raise LabError(
+                "word2vec reads what a run has read, which is nothing at its beginning.", "Leave out --at 0."
+            )
         measure = _embedding if probe == "embedding" else _word2vec
-        return [Unit(probe, "training text", functools.partial(measure, subject))]
+        return [Unit(subject, probe, "training text", functools.partial(measure, subject), subject.languages)]
 
     def _paired(self, subject: Subject) -> Paired:
         run, data, names = subject.run, subject.data, (subject.first, subject.second)
@@ -319,74 +243,3 @@ def _gradient(subject: Subject, paired: Paired, tick: Callable[[], None]) -> lis
         ]
         if not math.isnan(value)
     ]
-
-
-class ProbeTable:
-    """The table of one study, on disk; several processes may write to it."""
-
-    def __init__(self, label: str, root: Path):
-        self.path = root / label / "probes.parquet"
-
-    def read(self) -> pd.DataFrame:
-        """All rows; none where there is no table yet.
-
-        Raises:
-          LabError: when the file is no table of probes.
-        """
-        import pandas as pd
-
-        if not self.path.exists():
-            return pd.DataFrame({n: pd.Series(dtype=_DTYPES[kind]) for n, (kind, _) in COLUMNS.items()})
-        try:
-            found = pd.read_parquet(self.path)
-        except (OSError, ValueError) as error:
-            raise LabError(
-                f"{self.path} is no parquet table ({str(error).splitlines()[0]}).", "Move it away."
-            ) from None
-        if list(found.columns) != list(COLUMNS):
-            raise LabError(
-                f"{self.path} was written by another version: its columns are {', '.join(found.columns)}.",
-                "Move it away and probe again.",
-            )
-        return found
-
-    def has(self, subject: Subject, unit: Unit) -> bool:
-        """Whether the unit was measured on the same text."""
-        found = self.read()
-        return bool((_of_unit(found, subject, unit) & (found.text == unit.text)).any())
-
-    def put(self, subject: Subject, unit: Unit, readings: Sequence[Reading]) -> None:
-        """Adds the unit's rows, in place of those that it had."""
-        import pandas as pd
-
-        shared = {
-            "run_id": subject.run.run_id,
-            "study": subject.study,
-            "arm": subject.arm,
-            "seed_init": subject.run.seed_init,
-            "at": subject.at,
-            "pair": subject.pair,
-            "text": unit.text,
-        }
-        new = pd.DataFrame([{**shared, **reading._asdict()} for reading in readings], columns=list(COLUMNS))
-        with locked(self.path.parent, wait=True), one_line_io_errors(self.path):
-            old = self.read()
-            old = old[~_of_unit(old, subject, unit)]
-            whole = pd.concat([old, new], ignore_index=True) if len(old) else new
-            kinds = {name: _DTYPES[kind] for name, (kind, _) in COLUMNS.items()}
-            order = ["arm", "run_id", "pair", "at", "probe", "place", "condition", "language", "replicate"]
-            temporary = self.path.with_name(f".{self.path.name}.part")
-            try:
-                whole.astype(kinds).sort_values(order, kind="stable").to_parquet(temporary, index=False)
-                temporary.replace(self.path)
-            finally:
-                temporary.unlink(missing_ok=True)
-
-
-_DTYPES = {"string": "str", "int64": "int64", "float64": "float64"}
-
-
-def _of_unit(rows: pd.DataFrame, subject: Subject, unit: Unit) -> pd.Series:
-    mine = rows.run_id.eq(subject.run.run_id) & rows.pair.eq(subject.pair) & rows["at"].eq(subject.at)
-    mine &= rows.probe.isin(READINGS[unit.probe])
-    return mine if unit.task is None else mine & rows.place.eq(unit.task)

@@ -22,7 +22,7 @@ import pandas as pd
 from test_records import row
 
 from analysis.continual.names import arm, what
-from lab.probes import COLUMNS as PROBE_COLUMNS
+from lab.probe_table import COLUMNS as PROBE_COLUMNS
 
 # As an imaginary scale of the study: sizes with their parameters, budgets in millions of tokens.
 SIZES = {"nano-2": 150_000, "nano-3": 280_000, "nano-4": 520_000, "nano-5": 900_000, "nano-6": 1_500_000}

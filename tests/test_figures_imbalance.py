@@ -23,7 +23,7 @@ from figures.published import imbalance
 from figures.studies import Found, draw
 from figures.trace import trace_figure
 from lab.errors import LabError
-from lab.probes import COLUMNS as PROBE_COLUMNS
+from lab.probe_table import COLUMNS as PROBE_COLUMNS
 from lab.table import read_arrow, table_of, write_table
 from sweeps.imbalance import STUDY
 

@@ -22,7 +22,8 @@ from lab.errors import LabError
 from lab.evaluate import finetune
 from lab.lineage import kept_params
 from lab.pack import marks_of, plan_pack
-from lab.probes import COLUMNS, Prober, ProbeTable, Settings, Subject
+from lab.probe_table import COLUMNS, ProbeTable, Subject
+from lab.probes import Prober, Settings
 from lab.records import RunDir
 from lab.rundata import open_run
 from lab.sharding import make_mesh
@@ -146,7 +147,7 @@ def test_a_run_is_probed_where_its_arm_kept_it(probe, capsys):
     counted = both[(both.probe == "input embedding") & (both.place != "all")].groupby("at").n.sum()
     assert counted[EARLY] < counted[1]
     assert probe("--arms", CLONES, "--at", ".5")[0] == 1
-    assert "is kept after a share of 0.5 of its run. They are after 0.25, 1." in capsys.readouterr().err
+    assert "is kept after a share of 0.5 of its run. They are after 0, 0.25, 1." in capsys.readouterr().err
 
 
 def test_another_text_replaces_what_was_measured(probe, tmp_path):
@@ -206,7 +207,7 @@ def test_a_clone_that_no_model_has_is_refused(probe, trained, capsys):
     assert probe("--arms", "l1")[0] == 1
     assert "reads two languages" in capsys.readouterr().err
     root, (arm, *_) = trained
-    subject = Subject(STUDY, arm.name, arm.run, root, "aa", "aa#7")
+    subject = Subject(STUDY, arm.name, arm.run, root, ("aa", "aa#7"))
     with pytest.raises(LabError, match="The model has no language 'aa#7': it has read aa, aa#1"):
         Prober(Settings()).units(subject, "embedding")
 
@@ -223,7 +224,7 @@ def test_fine_tuning_writes_every_baseline(trained, tmp_path):
         lines = "".join(f"{text}\t{int(label)}\n" for text, label in texts)
         (tmp_path / f"SST-2_{name}.tsv").write_text("sentence\tlabel\n" + lines)
     settings = Settings(tasks=("SST-2",), glue=tmp_path, tuning=finetune.Setting(epochs=1, batch=20))
-    subject = Subject(STUDY, arm.name, arm.run, root, "aa", "aa#1")
+    subject = Subject(STUDY, arm.name, arm.run, root, ("aa", "aa#1"))
     prober = Prober(settings)
     (unit,) = prober.units(subject, "finetune")
     readings = pd.DataFrame(unit.measure(lambda: None))
@@ -294,7 +295,7 @@ def test_verses_come_from_the_stores(trained):
     root, (_, _, arm, *_) = trained
     prepared = open_prepared([c.source for c in arm.run.mixture.components], root)
     assert all(len(s.keys("probe")) == 25 for s in prepared.stores.values())
-    subject = Subject(STUDY, arm.name, arm.run, root, "aa", "bb")
+    subject = Subject(STUDY, arm.name, arm.run, root, ("aa", "bb"))
     (unit,) = Prober(Settings()).units(subject, "hidden")
     values = {r.condition: r.value for r in unit.measure(lambda: None)}
     assert set(values) == {"pairs", "random pairs"} and all(math.isfinite(v) for v in values.values())

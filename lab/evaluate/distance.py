@@ -10,9 +10,11 @@ language are not at distance 0 either: two halves of the source say what to call
 from __future__ import annotations
 
 import dataclasses
+import urllib.parse
 
 import numpy as np
 
+from lab.data.derived import Change
 from lab.data.store import TokenStore
 from lab.data.vocabulary import LanguageLayout
 from lab.errors import LabError
@@ -89,6 +91,42 @@ def unigram_jsd(source: np.ndarray, target: np.ndarray) -> float:
     IV, with equal weights)."""
     p, q = _shares(source, target)
     return max(0.0, entropy((p + q) / 2) - (entropy(p) + entropy(q)) / 2)
+
+
+def dial_setting(source: str, target: str, renamed: float | None) -> float | None:
+    """How far a target was turned away from its source by construction: the largest share of what was changed.
+
+    Shares are of letters (`spelling`), of neighbours (`order=swap`), all words for other orders, and of pieces.
+
+    Args:
+      source, target: corpora by name.
+      renamed: the share of the target's pieces that have changed places in the layout, if any.
+
+    Returns:
+      The share in [0, 1]; None where the target is no other half, and no change, of the source's corpus.
+
+    Raises:
+      LabError: for a name with options that mean nothing.
+    """
+    (base, _), (other, change) = _derivation(source), _derivation(target)
+    if base != other or (renamed is None and not target.startswith(_DERIVED)):
+        return None
+    moved = 0.0 if change.order is None else change.swapped
+    return max(change.spelling, moved, renamed or 0.0)
+
+
+_DERIVED = "derived:"
+
+
+def _derivation(corpus: str) -> tuple[tuple[str, frozenset[tuple[str, str]]], Change]:
+    """What a corpus is made of, by name and options, and how it is changed."""
+    name, _, query = corpus.removeprefix(_DERIVED).partition("?")
+    options = dict(urllib.parse.parse_qsl(query, keep_blank_values=True))
+    if not corpus.startswith(_DERIVED):
+        return (name, frozenset(options.items())), Change()
+    change = Change.parse(options)
+    kept = {k: v for k, v in options.items() if k not in ("spelling", "order", "seed", "half")}
+    return (name, frozenset(kept.items())), change
 
 
 def entropy(weights: np.ndarray) -> float:

@@ -65,6 +65,23 @@ def same_text(evalset: EvalSet, layout: LanguageLayout, first: str, second: str,
     return _checked(Paired(tuple((a[w], b[w]) for w in windows), True, text))
 
 
+def unrelated_text(
+    evalset: EvalSet, other: EvalSet, layout: LanguageLayout, first: str, second: str, context: int
+) -> Paired:
+    """Windows of two evaluation sets that have nothing to do with each other, for what is compared pooled.
+
+    Raises:
+      LabError: when one is shorter than a window.
+    """
+    n = min(SEQUENCES, len(evalset.ids) // context, len(other.ids) // context)
+    sides = [
+        table[one.ids[: n * context].reshape(n, context)]
+        for one, table in ((evalset, layout.table(first)), (other, layout.table(second)))
+    ]
+    text = f"test text of {evalset.corpus} {evalset.hash} and of {other.corpus} {other.hash}"
+    return _checked(Paired(tuple(zip(*sides, strict=True)), False, text))
+
+
 def parallel_text(
     lines: Iterable[tuple[str, str]],
     layout: LanguageLayout,
