@@ -12,6 +12,7 @@ import pandas as pd
 from analysis.claims import LnShareAtOne, LnTEff
 from analysis.claims.evidence import PPL, Estimate, Evidence, Reading
 from analysis.claims.gather import gather
+from analysis.tasks import Accuracy, task_verdicts
 from analysis.teff import readable, variants
 from analysis.teff_law import teff_law
 from figures.drawing import Provenance, axes, count, save
@@ -39,10 +40,9 @@ def section(table: Path, probes: Path | None, again: str, folder: Path) -> Secti
     if pairs.empty:
         return None
     evidence = gather(rows)
-    blocks: list[Block] = [*_shares(evidence, pairs), *_law(evidence, pairs)]
-    png = (
-        None if probes is None else foretelling(evidence, pairs, pd.read_parquet(probes), table, folder / "foretelling")
-    )
+    readings = None if probes is None else pd.read_parquet(probes)
+    blocks: list[Block] = [*_shares(evidence, pairs), *_law(evidence, pairs), *_tasks(readings)]
+    png = None if readings is None else foretelling(evidence, pairs, readings, table, folder / "foretelling")
     if png is not None:
         caption = (
             "TEff of a clone at the end of training over the likeness of its hidden states to the original's after a "
@@ -126,6 +126,30 @@ def _law(evidence: Evidence, pairs: pd.DataFrame) -> list[Block]:
         "(root mean square), so read a coefficient as a direction."
     )
     return [Text(text), Rows(("", "coefficient", "95 % interval"), rows)]
+
+
+def _tasks(probes: pd.DataFrame | None) -> list[Block]:
+    """Whether anything that was learned in the original comes across, task by task."""
+    verdicts = () if probes is None else task_verdicts(probes)
+    if not verdicts:
+        return []
+    rows = [
+        [v.arm, v.task, v.answer, *(_accuracy(a) for a in (v.first, v.second, v.untrained, v.taught)),
+         f"{v.majority:.3f}", str(v.runs)]
+        for v in verdicts
+    ]  # fmt: skip
+    head = ("arm", "task", "", "l1", "clone, zero-shot", "untrained", "taught in the clone", "majority", "models")
+    text = (
+        "Fine-tuned in the original, scored in the clone. A task on which the model does not beat the majority label "
+        "in the original shows no signal, whatever the clone gets."
+    )
+    return [Text(text), Rows(head, rows)]
+
+
+def _accuracy(found: Accuracy) -> str:
+    if not np.isfinite(found.low):
+        return f"{found.mean:.3f}" if np.isfinite(found.mean) else "–"
+    return f"{found.mean:.3f} [{found.low:.3f}, {found.high:.3f}]"
 
 
 def foretelling(evidence: Evidence, pairs: pd.DataFrame, probes: pd.DataFrame, table: Path, stem: Path) -> Path | None:
