@@ -58,8 +58,8 @@ def parser_type(verbs: Verbs) -> Any:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Parses `argv`, runs the verb, and returns its exit code: 1 for a mistake that the message names."""
-    command: Command = tyro.cli(parser_type(VERBS), prog="lab", description=DESCRIPTION, args=argv)
     try:
+        command: Command = tyro.cli(parser_type(VERBS), prog="lab", description=DESCRIPTION, args=argv)
         return command.run()
     except LabError as error:
         print(f"error: {error}", file=sys.stderr)
