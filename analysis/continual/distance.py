@@ -75,7 +75,7 @@ def distances(probes: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
 
     `derived` says that the target was made from the source by a dial, whose setting is then among its measures.
     """
-    rows = probes[probes.probe == PROBE]
+    rows = probes[(probes.probe == PROBE) & (probes.condition == "pairs")]
     texts = runs.drop_duplicates("run_id").set_index("run_id").text
     rows = rows[rows.run_id.isin(texts.index)]
     found = rows.assign(text=rows.run_id.map(texts)).groupby(["text", "place"]).value.mean().reset_index()
