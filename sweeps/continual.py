@@ -24,14 +24,13 @@ from analysis.continual.names import arm, what
 from lab.config import Extension, LanguageIds, RunConfig
 from lab.data.prepare import Prepared
 from lab.presets import names as preset_names
-from sweeps.continual_claims import TARGET, claims
+from sweeps.continual_claims import EXTENDED, OWN, TARGET, claims
 from sweeps.continual_runs import (
     DISTANCE,
     LADDER,
     MAIN,
     NEW,
     OTHER_SEEDS,
-    OWN,
     REPLAY,
     VOCABULARY,
     Continual,
@@ -157,7 +156,8 @@ def _distance(make: Maker) -> Iterator[Arm]:
 def _vocabulary(make: Maker) -> Iterator[Arm]:
     """The target in the source's own vocabulary, and in one that is extended by the target's pieces.
 
-    All read as many bytes of the target as the joint vocabulary's run on `middle` tokens, and as half of it.
+    All read as many bytes of the target as the joint vocabulary's run on `middle` tokens, and as half of it, and are
+    called by those tokens.
     """
     scale, size, (seed, *_) = make.scale, make.scale.main, make.scale.seeds
     target = scale.targets[""]
@@ -169,12 +169,16 @@ def _vocabulary(make: Maker) -> Iterator[Arm]:
     yield Arm(arm(what("source", OWN), scale.parent_tokens, size), source, VOCABULARY)
     joint = _bytes_per_token(make.prepared[MAIN], target)
     for pair, extension in ((plain, None), *((grown, how) for how in EXTENSIONS)):
-        setting = OWN if extension is None else f"extended, {extension}"
+        setting = OWN if extension is None else EXTENDED.format(extension)
         group, corpus = pair.target
         worth = joint / _bytes_per_token(make.prepared[group], corpus)
-        tokens = [round(t * worth, 3) for t in (scale.middle / 2, scale.middle)]
+        budgets = (scale.middle / 2, scale.middle)
+        tokens = [round(t * worth, 3) for t in budgets]
         run = make.continued(pair, source, size, tokens[-1], seed, extension=extension)
-        yield from make.branches(VOCABULARY, what("cpt", setting), run, tokens, size)
+        trunk, *rest = make.branches(VOCABULARY, what("cpt", setting), run, tokens, size)
+        yield trunk
+        for t, one in zip(budgets, rest, strict=True):
+            yield dataclasses.replace(one, name=arm(what("cpt", setting), t, size))
 
 
 def _bytes_per_token(prepared: Prepared, corpus: str) -> float:

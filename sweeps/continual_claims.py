@@ -4,7 +4,9 @@
     S1 to S5     what is saved at equal loss: how much, shrinking with training, growing with size
     G1 to G5     the joint law: gamma, its fit beside Chinchilla's, and the best size
     R1 to R9     forgetting, and what replay does to source and target
+    R10 to R13   replay against size and length of training (the paper's second open question)
     D1 to D3     closer languages transfer more
+    V1 to V5     a vocabulary extended by the target's pieces (the third), in bits a byte, at equal bytes and FLOPs
 
 The extended law contains Chinchilla's, so that on the runs it was fitted to it is never worse: "better" is tested on
 the largest size, predicted from the smaller ones. Where the paper speaks of every size and compute, the estimand is
@@ -17,13 +19,31 @@ import dataclasses
 import math
 from typing import Protocol
 
-from analysis.claims import Claim, Combination, Largest, LnLoss, LnWorth, Side, Statistic, difference
+from analysis.claims import (
+    Claim,
+    Combination,
+    Largest,
+    LnBits,
+    LnBitsAtFlops,
+    LnLoss,
+    LnShareAtZero,
+    LnWorth,
+    Side,
+    Statistic,
+    difference,
+)
 from analysis.claims.laws import Gamma, JointLaw, LnMiss, LnOptimum
 from analysis.continual import names
 
 PAPER = "arXiv:2407.02118"
 HUNDREDTH = 0.01
 TARGET, SOURCE = "target", "source"
+# Settings of continued runs in another vocabulary than the joint one. Their arms are called by the tokens of the joint
+# vocabulary's run that reads as many bytes: so the arms that compare have one budget in their names.
+OWN = "source's vocabulary"
+EXTENDED = "extended by {}"
+# Within what factor one share of replay serves two sizes or lengths.
+ONE_SHARE = 1.5
 # Sizes below which there is no law in two stages, and with one held out.
 LEAST_SIZES, LEAST_HELD_OUT = 3, 4
 
@@ -38,6 +58,8 @@ class Named(Protocol):
       parent_tokens: what the sources of the ladder have seen, in millions.
       middle: the budget of them at which replay and further targets are tested.
       replays: shares of the source that are replayed at the main size, rising.
+      few_replays: of them those at the least and the largest size as well, on `middle` and on `short` tokens; `short`
+        is 0 where only the main size is replayed.
       near, far: settings of two real targets, the nearer and the farther one; empty for the main target, which
         `scratch` and `cpt` mean without a setting; both empty for a scale of one target.
       dial: settings of a derived target, the nearest first; none at a scale without.
@@ -56,6 +78,10 @@ class Named(Protocol):
     def middle(self) -> float: ...
     @property
     def replays(self) -> tuple[float, ...]: ...
+    @property
+    def few_replays(self) -> tuple[float, ...]: ...
+    @property
+    def short(self) -> float: ...
     @property
     def near(self) -> str: ...
     @property
@@ -87,14 +113,18 @@ class _Arms:
         ladder = tuple(self.name("scratch", t, size) for t in self.scale.tokens)
         return LnWorth(self.name("cpt", tokens, size), TARGET, ladder)
 
-    def forgotten(self, size: str, replay: float = 0.0) -> Combination:
-        """ln of the loss in the source after continuing over the one before."""
-        after = LnLoss(self.name("cpt", self.scale.middle, size, replay=replay), SOURCE)
+    def forgotten(self, size: str, replay: float = 0.0, tokens: float = 0.0) -> Combination:
+        """ln of the loss in the source after continuing, by default on the middle budget, over the one before."""
+        after = LnLoss(self.name("cpt", tokens or self.scale.middle, size, replay=replay), SOURCE)
         return difference(after, LnLoss(self.name("source", self.scale.parent_tokens, size), SOURCE))
 
-    def cost(self, replay: float) -> Combination:
+    def enough(self, size: str, tokens: float) -> LnShareAtZero:
+        """ln of the share of replay that ends the forgetting."""
+        return LnShareAtZero(tuple((r, self.forgotten(size, r, tokens)) for r in self.scale.few_replays))
+
+    def cost(self, replay: float, size: str = "") -> Combination:
         """ln of the target's loss with replay over that without, at equal tokens and so equal compute of the target."""
-        size, tokens = self.scale.main, self.scale.middle
+        size, tokens = size or self.scale.main, self.scale.middle
         return difference(self.loss("cpt", tokens, size, replay=replay), self.loss("cpt", tokens, size))
 
     def law(self, sizes: tuple[str, ...]) -> JointLaw:
@@ -108,7 +138,8 @@ class _Arms:
 def claims(scale: Named) -> tuple[Claim, ...]:
     """The ledger's claims at `scale`, in its order."""
     arms = _Arms(scale)
-    return (*_levels(arms), *_savings(arms), *_law(arms), *_replay(arms), *_distance(arms))
+    return (*_levels(arms), *_savings(arms), *_law(arms), *_replay(arms), *_replay_by_size(arms), *_distance(arms),
+            *_vocabulary(arms))  # fmt: skip
 
 
 def _claim(
@@ -199,6 +230,55 @@ def _replay(arms: _Arms) -> tuple[Claim, ...]:
         more = difference(smallest, largest)
         found.append(_claim("R2", "Smaller models forget more.", "text", more, "above", 0.05))
     return tuple(found)
+
+
+def _replay_by_size(arms: _Arms) -> tuple[Claim, ...]:
+    scale, where = arms.scale, "open question 2"
+    if not scale.short or len(scale.sizes) < 2:
+        return ()
+    smallest, largest = scale.sizes[0], scale.sizes[-1]
+    cells = [arms.forgotten(size, 0.05, tokens) for size in dict.fromkeys((smallest, scale.main, largest))
+             for tokens in (scale.short, scale.middle)]  # fmt: skip
+    return (
+        _claim("R10", "One share of replay serves all sizes: the share that ends the forgetting is the same, within a "
+               f"factor of {ONE_SHARE:g}, at the largest and the smallest size.", where,
+               difference(arms.enough(largest, scale.middle), arms.enough(smallest, scale.middle)), "about zero",
+               math.log(ONE_SHARE)),
+        _claim("R11", "It serves all lengths: the share is the same at the middle and at a shorter budget.", where,
+               difference(arms.enough(scale.main, scale.middle), arms.enough(scale.main, scale.short)), "about zero",
+               math.log(ONE_SHARE)),
+        _claim("R12", "What 20 % of replay costs the target does not change with size.", where,
+               difference(arms.cost(0.2, largest), arms.cost(0.2, smallest)), "about zero"),
+        _claim("R13", "5 % ends the forgetting at every size and length.", where, Largest(tuple(cells)), "below"),
+    )  # fmt: skip
+
+
+def _vocabulary(arms: _Arms) -> tuple[Claim, ...]:
+    """Arms of one budget in their names have read as many bytes of the target."""
+    scale, where = arms.scale, "open question 3"
+    size, tokens = scale.main, scale.middle
+
+    def name(setting: str, budget: float) -> str:
+        return arms.name("cpt", budget, size, setting)
+
+    def bits(setting: str) -> LnBits:
+        return LnBits(name(setting, tokens), TARGET)
+
+    composed, random = EXTENDED.format("composition"), EXTENDED.format("random")
+    joint = tuple(name("", t) for t in scale.tokens)
+    own = tuple(name(OWN, t) for t in (tokens / 2, tokens))
+    return (
+        _claim("V1", "New pieces that begin as compositions of old ones end below random ones.", where,
+               difference(bits(composed), bits(random)), "below"),
+        _claim("V2", "At equal bytes of the target an extended vocabulary ends below the source's own.", where,
+               difference(bits(composed), bits(OWN)), "below"),
+        _claim("V3", "It does so at equal exact FLOPs.", where,
+               LnBitsAtFlops(name(composed, tokens), TARGET, own), "below"),
+        _claim("V4", "At equal bytes of the target a joint tokenizer from the start ends below an extended vocabulary.",
+               where, difference(bits(""), bits(composed)), "below"),
+        _claim("V5", "It does so at equal exact FLOPs.", where,
+               LnBitsAtFlops(name(composed, tokens), TARGET, joint), "above"),
+    )  # fmt: skip
 
 
 def _bend(arms: _Arms) -> Combination:

@@ -22,7 +22,7 @@ from lab.data.prepare import Prepared
 from lab.data.vocabulary import build_layout
 from lab.presets import preset
 from lab.recipes import recipe
-from sweeps.continual_claims import SOURCE, TARGET
+from sweeps.continual_claims import OWN, SOURCE, TARGET
 from sweeps.designs import steps_of, trunk_and_branches
 from sweeps.study import Arm, DataSpec, Scale
 
@@ -30,7 +30,7 @@ LADDER, REPLAY, DISTANCE, VOCABULARY, OTHER_SEEDS = 1, 2, 3, 4, 5
 MILLION = 1_000_000
 COOLDOWN = 0.2
 # Groups of text, beside one for every further target, named as its setting.
-MAIN, DERIVED, OWN, NEW = "main", "derived", "source's vocabulary", "target's vocabulary"
+MAIN, DERIVED, NEW = "main", "derived", "target's vocabulary"  # and OWN
 
 
 @dataclasses.dataclass(frozen=True)

@@ -23,6 +23,7 @@ from test_records import row
 
 from analysis.continual.names import arm, what
 from lab.probe_table import COLUMNS as PROBE_COLUMNS
+from sweeps.continual_claims import EXTENDED, OWN
 
 # As an imaginary scale of the study: sizes with their parameters, budgets in millions of tokens.
 SIZES = {"nano-2": 150_000, "nano-3": 280_000, "nano-4": 520_000, "nano-5": 900_000, "nano-6": 1_500_000}
@@ -46,6 +47,13 @@ DISTANCES = {
     "renamed 100 %": (1.0, 0.0, 0.0, 1.0, 0.02), "reversed": (1.0, 1.0, 1.0, 0.0, 0.10),
 }  # fmt: skip
 MEASURES = ("dial setting", "vocabulary overlap", "token-mass overlap", "unigram JSD", "gradient cosine")
+# Vocabularies beside the joint one: tokens of the target for each of the joint one's, FLOPs a token, and what they add
+# to a continued run's ln bits a byte.
+VOCABULARIES = {
+    OWN: (1.3, 1.0, 0.03), EXTENDED.format("composition"): (0.9, 1.2, 0.01), EXTENDED.format("mean"): (0.9, 1.2, 0.015),
+    EXTENDED.format("random"): (0.9, 1.2, 0.04),
+}  # fmt: skip
+JOINT = (1.0, 1.0, 0.0)
 # Suites of accuracies: probe, suite, what is added to a model's skill, chance.
 SUITES = (("minimal pairs", "BLiMP", 0.0, 0.5), ("minimal pairs", "CLAMS", 0.03, 0.5), ("cloze", "cloze", -0.25, 0.25))
 DOCUMENTS = 24
@@ -54,7 +62,7 @@ EVALUATIONS = 12
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """One arm: its role, size, target tokens in millions, replay share, setting and what its parent had seen."""
+    """One arm: its role, size, target tokens in millions (of the joint vocabulary), replay share and setting."""
 
     role: str
     size: str
@@ -69,14 +77,25 @@ class Run:
     @property
     def seen(self) -> float:
         """Tokens of both languages, in millions."""
-        return self.tokens / (1 - self.replay)
+        return self.tokens * self.vocabulary[0] / (1 - self.replay)
+
+    @property
+    def vocabulary(self) -> tuple[float, float, float]:
+        return VOCABULARIES.get(self.setting, JOINT)
+
+    @property
+    def text(self) -> str:
+        """The setting whose text the target is."""
+        return "" if self.setting in VOCABULARIES else self.setting
 
 
 def runs(sizes: Sequence[str] = tuple(SIZES), tokens: Sequence[float] = TOKENS) -> tuple[Run, ...]:
     """The arms of the committed orders, in little."""
     found = [Run(role, size, d) for size in sizes for role in ("source", "scratch", "cpt") for d in tokens]
     found += [Run("cpt", MAIN, 3.0, r) for r in REPLAYS]
-    found += [Run("cpt", size, 3.0, r) for size in (sizes[0], sizes[-1]) for r in (0.05, 0.2, 0.5)]
+    for size in (sizes[0], MAIN, sizes[-1]):
+        found += [Run("cpt", size, d, r) for d in (1.5, 3.0) for r in (0.05, 0.2, 0.5)]
+    found += [Run("cpt", MAIN, d, setting=setting) for setting in VOCABULARIES for d in (1.5, 3.0)]
     for setting in SETTINGS:
         if setting:
             found += [Run("scratch", MAIN, d, setting=setting) for d in (1.5, 3.0, 6.0, 12.0)]
@@ -93,6 +112,7 @@ class World:
       extended: gamma of the runs from scratch: 0 if the extended law says nothing new of them.
       shift: what is added to ln loss of (arm, language), or to what a function of a run and its language says.
       toll: what replay adds to the target's ln loss, for each unit of share.
+      ends: the share of replay that ends the forgetting.
       forgotten: nats that the main size forgets on 3M tokens of the target without replay.
       sizes: name -> tied parameters.
       noise, common: standard deviation of a run's nats, and of the effect that a seed has on all runs.
@@ -105,6 +125,7 @@ class World:
     shift: Mapping[tuple[str, str], float] = dataclasses.field(default_factory=dict)
     moved: Callable[[Run, str], float] = lambda run, language: 0.0
     toll: float = 0.0
+    ends: float = 0.02
     forgotten: float = 0.9
     sizes: Mapping[str, int] = dataclasses.field(default_factory=lambda: SIZES)
     scale: float = 1e6
@@ -122,7 +143,8 @@ class World:
         middle = math.exp(np.mean(np.log(list(self.sizes.values()))))
         if run.role == "cpt":
             loss = body + self.cpt["B"] / (d ** self.cpt["beta"] * n ** self.cpt["gamma"])
-            loss *= math.exp(SETTINGS[run.setting] + self.toll * run.replay)
+            tokens_of, _, worse = run.vocabulary
+            loss *= math.exp(SETTINGS[run.text] + self.toll * run.replay + worse) / tokens_of
         else:
             loss = body + p["B"] / d ** p["beta"] * (n / middle) ** -self.extended
         return loss
@@ -140,7 +162,7 @@ class World:
             size = (n / self.sizes.get(MAIN, n)) ** -0.3
             return parent + self.forgotten * size * (run.tokens * share / 3.0) ** 0.4
         bump = self.forgotten * 0.25 * math.exp(-run.replay * 12) * math.exp(-6 * share) * min(1.0, 20 * share)
-        return parent + bump - 0.05 * share * (0.3 + run.replay) / (1 + run.replay)
+        return parent + bump - 0.04 * share * math.log(run.replay / self.ends)
 
     def table(self, arms: Sequence[Run] | None = None, only: Sequence[str] | None = None) -> pd.DataFrame:
         """The rows as a frame."""
@@ -163,7 +185,9 @@ class World:
         for run in every:
             for one in self._rows(run):
                 own = self._noise(rng, self.noise)
-                hard, sizes = texts["source" if one["language"] == "source" else run.setting]
+                hard, sizes = texts["source" if one["language"] == "source" else run.text]
+                if one["language"] == "target":
+                    sizes = np.round(sizes * run.vocabulary[0]).astype(int)
                 for seed, effect in zip(self.seeds, seed_effect + own, strict=True):
                     loss = one["loss"] + effect
                     bias = hard + rng.normal(0, self.document_noise, DOCUMENTS)
@@ -173,7 +197,9 @@ class World:
                     curve = [v + effect for v in one["eval_curve_loss"]]
                     rows.append({**one, "run_id": name, "group": name, "parent": parent, "seed_init": seed,
                                  "seed_data": seed, "loss": loss, "ppl": math.exp(loss - 0.05),
-                                 "bits_per_byte": loss / (3.6 * math.log(2)), "eval_curve_loss": curve,
+                                 
+                                 "bits_per_byte": loss * one["eval_tokens"] / (one["eval_bytes"] * math.log(2)),
+                                 "eval_curve_loss": curve,
                                  "document_nats": nats.tolist(), "document_tokens": sizes.tolist()})  # fmt: skip
         return rows
 
@@ -197,13 +223,15 @@ class World:
             factor = math.exp(self.shift.get((run.name, language), 0.0) + self.moved(run, language))
             curve = [value * factor for value in curve]
             tokens = round(seen * (share if language == "source" else 1 - share))
+            of_text, each = run.vocabulary[:2] if language == "target" else (1.0, run.vocabulary[1])
             yield row(
                 arm=run.name, study="continual", language=language, mixture=mixture, family="gpt2",
                 d_model=16 * int(run.size.rpartition("-")[2]) if run.size[:4] == "nano" else 64, n_layers=4,
                 n_nonembedding=n // 2, n_head=n - n // 2, n_embedding=n - n // 2, n_total=2 * n - n // 2,
                 base_width=None, tokens_seen=seen, tokens_language=tokens, tokenizer_hash="joint",
-                eval_hash="en" if language == "source" else f"text {run.setting}", eval_tokens=200_000,
-                eval_bytes=720_000, flops_6nd=6.0 * n * seen, flops_exact=6.4 * n * seen, flops_spent=6.4 * n * seen,
+                eval_hash="en" if language == "source" else f"text {run.setting}", eval_tokens=round(200_000 * of_text),
+                eval_bytes=720_000 if language == "source" else 700_000, v_total=round(1000 * each),
+                flops_6nd=6.0 * n * seen, flops_exact=6.4 * n * seen * each, flops_spent=6.4 * n * seen * each,
                 schedule="wsd", parent_tokens=round(12.0 * self.scale) if run.role == "cpt" else None,
                 unique_tokens=tokens, epochs=0.4, eval_curve_tokens=[round(seen * s) for s in steps],
                 eval_curve_loss=curve, loss=curve[-1], exclusion=None, status="done", layout_hash="joint",
@@ -223,7 +251,7 @@ class World:
                              "value": value + 0.004 * one["seed_init"], "n": 500, "replicate": 0, "at": 1.0,
                              "pair": "source target", "text": "made up"})  # fmt: skip
 
-            if run.role == "cpt" and run.replay == 0 and run.tokens == 3.0:
+            if run.role == "cpt" and run.replay == 0 and run.tokens == 3.0 and run.setting in DISTANCES:
                 for measure, value in zip(MEASURES, DISTANCES[run.setting], strict=True):
                     if value is not None:
                         add("distance", measure, "target", "pairs", value)

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pytest
 from synthetic_continual import BODY, CONTINUED, MAIN, SIZES, TOKENS, Run, World, printed, runs
 
-from analysis.claims import Claim, Largest
+from analysis.claims import Claim, Largest, LnBits, LnBitsAtFlops, LnLoss, LnShareAtZero, difference
 from analysis.claims.estimands import leaves
 from analysis.claims.gather import gather
 from analysis.claims.laws import Gamma, JointLaw, LnOptimum
 from analysis.claims.ledger import Entry, ledger
-from sweeps.continual_claims import claims
+from sweeps.continual_claims import EXTENDED, OWN, TARGET, claims
 
 FEW = 400
 LARGEST = tuple(SIZES)[-1]
@@ -33,6 +34,8 @@ class Scale:
     far: str = "Chinese"
     dial: tuple[str, ...] = DIAL
     replays: tuple[float, ...] = (0.01, 0.05, 0.1, 0.2, 0.5, 0.8)
+    few_replays: tuple[float, ...] = (0.05, 0.2, 0.5)
+    short: float = 1.5
     flops: float = 1e14
 
 
@@ -57,6 +60,13 @@ class Exact:
     def tokens(self, arm: str, language: str) -> float:
         return CELLS[arm].tokens * 1e6
 
+    def bytes_per_token(self, arm: str, language: str) -> float:
+        return 700_000 / round(200_000 * CELLS[arm].vocabulary[0])
+
+    def flops(self, arm: str, language: str) -> float:
+        run = CELLS[arm]
+        return 6.4 * self.world.sizes[run.size] * run.seen * 1e6 * run.vocabulary[1]
+
 
 def truth(world: World, statistic: Any) -> float:
     """What a statistic of losses is in a world, without noise."""
@@ -68,8 +78,8 @@ def gathered(world: World, claim: Claim, draws: int = FEW) -> Any:
     return gather(world.table(only=claim.needs), (claim,), draws=draws)
 
 
-def shifted(world: World, leaf: Any, by: float) -> World:
-    return dataclasses.replace(world, shift={**world.shift, (leaf.arm, leaf.language): by})
+def shifted(world: World, moving: Sequence[Any], by: float) -> World:
+    return dataclasses.replace(world, shift={**world.shift, **{(leaf.arm, leaf.language): by for leaf in moving}})
 
 
 def where(claim: Claim, value: float, world: World) -> World:
@@ -80,21 +90,23 @@ def where(claim: Claim, value: float, world: World) -> World:
         moving = {next(iter(leaves(part))).arm for part in estimand.parts}
         language = next(iter(leaves(estimand))).language
         return dataclasses.replace(world, moved=lambda run, lang: by * (run.name in moving and lang == language))
-    leaf = [leaf for leaf in leaves(estimand) if leaf.arm.startswith("cpt")][-1]
+    shares = [part for part in getattr(estimand, "parts", ()) if isinstance(part, LnShareAtZero)]
+    moving = [leaf for leaf in leaves(shares[0] if shares else estimand) if leaf.arm.startswith("cpt")]
+    moving = moving if shares else moving[-1:]
     low, high = -0.4, 0.4
-    rising = truth(shifted(world, leaf, high), estimand) > truth(shifted(world, leaf, low), estimand)
+    rising = truth(shifted(world, moving, high), estimand) > truth(shifted(world, moving, low), estimand)
     for _ in range(24):
         middle = (low + high) / 2
-        if (truth(shifted(world, leaf, middle), estimand) < value) == rising:
+        if (truth(shifted(world, moving, middle), estimand) < value) == rising:
             low = middle
         else:
             high = middle
-    return shifted(world, leaf, middle)
+    return shifted(world, moving, middle)
 
 
 def worlds(claim: Claim) -> dict[str, World]:
     """For each verdict a world that must give it: effects of three times delta, or one too small for the noise."""
-    calm = World(draw=sum(map(ord, claim.id)), noise=0.002)
+    calm = World(draw=sum(map(ord, claim.id)), noise=0.002, ends=0.1 if claim.id in ("R10", "R11") else 0.02)
     if claim.side == "about zero":
         there, beyond, edge = claim.against, claim.against + 3 * claim.delta, claim.against + claim.delta
     else:
@@ -164,7 +176,7 @@ def test_every_arm_that_a_claim_names_is_an_arm() -> None:
         assert set(claim.needs) <= set(CELLS), claim.id
     assert len(CLAIMS) == len(claims(Scale())) >= 20
     few = claims(Scale(sizes=("nano-3",), main="nano-3", far="", dial=()))
-    assert {c.id[0] for c in few} == {"L", "S", "R"}, "laws need sizes, distances need targets"
+    assert {c.id[0] for c in few} == {"L", "S", "R", "V"}, "laws need sizes, distances need targets"
 
 
 def test_gamma_and_the_optimum_are_those_of_the_law() -> None:
@@ -199,3 +211,30 @@ def test_the_printed_law_fails_the_claims() -> None:
     assert {e.verdict for e in entries.values()} == {"contradicted"}
     level = entries["L1"].finding
     assert level is not None and math.expm1(level.estimate.low) == pytest.approx(2.372 / 2.231 - 1, abs=5e-3)
+
+
+def test_vocabularies_compare_by_byte_and_by_document() -> None:
+    """Losses a token differ by what a token holds; bits a byte differ by what is true, and share their documents."""
+    world = World(noise=0.002, common=0.0, document_noise=0.0, centred=True)
+    composed, joint = (f"cpt, {setting}3M, {MAIN}" for setting in (f"{EXTENDED.format('composition')}, ", ""))
+    apart = difference(LnBits(composed, TARGET), LnBits(joint, TARGET))
+    claim = dataclasses.replace(CLAIMS["V4"], estimand=apart)
+    found = gathered(world, claim)
+    estimate = found.estimate(apart)
+    assert estimate.low == pytest.approx(0.01, abs=1e-6)
+    assert found.estimate(difference(LnLoss(composed, TARGET), LnLoss(joint, TARGET))).low > 0.1
+    alone = found.estimate(LnBits(composed, TARGET)).documents
+    assert alone > 0 and estimate.documents < alone / 50
+
+
+def test_equal_flops_beyond_a_ladder_are_a_bound() -> None:
+    world = World(noise=0.0, common=0.0, document_noise=0.0, seeds=(0, 1))
+    own = tuple(f"cpt, {OWN}, {t}M, {MAIN}" for t in ("1.5", "3"))
+    arms = {t: f"cpt, {t}M, {MAIN}" for t in ("0.75", "3", "12")}
+    beside = {t: LnBitsAtFlops(arm, TARGET, own) for t, arm in arms.items()}
+    claims_of = tuple(dataclasses.replace(CLAIMS["V3"], id=t, estimand=one) for t, one in beside.items())
+    found = gather(world.table(only=[*own, *arms.values()]), claims_of, draws=10)
+    few, inside, many = (found.estimate(beside[t]) for t in arms)
+    assert few.low == -math.inf and math.isfinite(few.high)
+    assert math.isfinite(many.low) and many.high == math.inf
+    assert inside.low == inside.high < 0, "the joint vocabulary is below the source's own"

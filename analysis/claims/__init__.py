@@ -9,10 +9,13 @@
 What a study needs to state its claims is here and costs nothing to import.
 """
 
+from analysis.claims.bits import LnBits as LnBits
+from analysis.claims.bits import LnBitsAtFlops as LnBitsAtFlops
 from analysis.claims.composed import Combination as Combination
 from analysis.claims.composed import Correlation as Correlation
 from analysis.claims.composed import Largest as Largest
 from analysis.claims.composed import LnShareAtOne as LnShareAtOne
+from analysis.claims.composed import LnShareAtZero as LnShareAtZero
 from analysis.claims.composed import difference as difference
 from analysis.claims.estimands import Claim as Claim
 from analysis.claims.estimands import LnLoss as LnLoss

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -75,22 +76,51 @@ class LnShareAtOne:
     def of(self, sample: Sample) -> Span:
         x = np.log([sample.share(p.arm, p.language) for p in self.points])
         order = np.argsort(x)
-        x, spans = x[order], [self.points[i].of(sample) for i in order]
-        y = np.stack([np.where(np.isfinite(s.low), s.low, s.high) for s in spans])
-        loses = y <= 0
-        after = np.where(loses.any(axis=0), loses.argmax(axis=0), len(x) - 1)
-        before = np.maximum(after - 1, 0)
-        draws = np.arange(y.shape[1])
-        above, below = y[before, draws], y[after, draws]
-        with np.errstate(divide="ignore", invalid="ignore"):
-            between = x[before] + (x[after] - x[before]) * above / (above - below)
-        never, always = loses[0], ~loses.any(axis=0)
-        between = np.where(never, x[0], np.where(always, x[-1], between))
-        return Span(np.where(never, -np.inf, between), np.where(always, np.inf, between))
+        return _zero(x[order], [self.points[i].of(sample) for i in order])
 
     def __str__(self) -> str:
         arms = ", ".join(p.arm for p in self.points)
         return f"ln share where TEff({self.points[0].language}) = 1; {arms}"
+
+
+@dataclasses.dataclass(frozen=True)
+class LnShareAtZero:
+    """ln of the share at which a statistic has fallen to 0, between `points`; a bound where it does so beyond them.
+
+    Attributes:
+      points: (share, the statistic there), shares rising; joined linearly in ln share.
+    """
+
+    points: tuple[tuple[float, Statistic], ...]
+
+    @property
+    def parts(self) -> tuple[Statistic, ...]:
+        return tuple(part for _, part in self.points)
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        return _needs(self.parts)
+
+    def of(self, sample: Sample) -> Span:
+        return _zero(np.log([share for share, _ in self.points]), [part.of(sample) for part in self.parts])
+
+    def __str__(self) -> str:
+        return f"ln share where 0 = {self.parts[0]}"
+
+
+def _zero(x: np.ndarray, spans: Sequence[Span]) -> Span:
+    """Where a curve through points at `x`, rising [n], first is at 0 or below; bounds where that is beyond its ends."""
+    y = np.stack([np.where(np.isfinite(s.low), s.low, s.high) for s in spans])
+    under = y <= 0
+    after = np.where(under.any(axis=0), under.argmax(axis=0), len(x) - 1)
+    before = np.maximum(after - 1, 0)
+    draws = np.arange(y.shape[1])
+    above, below = y[before, draws], y[after, draws]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        between = x[before] + (x[after] - x[before]) * above / (above - below)
+    first, never = under[0], ~under.any(axis=0)
+    between = np.where(first, x[0], np.where(never, x[-1], between))
+    return Span(np.where(first, -np.inf, between), np.where(never, np.inf, between))
 
 
 @dataclasses.dataclass(frozen=True)

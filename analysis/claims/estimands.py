@@ -74,6 +74,14 @@ class Sample(Protocol):
         """N of the arm's models, without the token embedding: what `flops_6nd` counts."""
         ...
 
+    def bytes_per_token(self, arm: str, language: str) -> float:
+        """Of the evaluation set in the arm's vocabulary."""
+        ...
+
+    def flops(self, arm: str, language: str) -> float:
+        """Exact FLOPs of a run of the arm, in all languages."""
+        ...
+
     def probe(self, arm: str, what: str) -> np.ndarray:
         """What a probe measured (`ProbeValue.what`), mean over seeds, [R]."""
         ...

@@ -85,7 +85,7 @@ class Evidence:
     Attributes:
       cells: one row for each arm and language (`what` is "ln PPL", or "loss") or probe (`what` is its name): arm, what,
         language, mean over seeds, seeds, variance of one run and its freedom, error of the mean, and of scores tokens,
-        tokens_seen, n_nonembedding, parameters, reference, eval_hash.
+        tokens_seen, n_nonembedding, parameters, reference, eval_hash, bytes_per_token, flops (exact).
       weights: [cells, seeds] share of each seed in a cell's mean.
       common: variance of the effect that a seed has on all arms.
       together: correlation of a run's noise between its languages.
@@ -237,6 +237,12 @@ class Reader:
 
     def parameters(self, arm: str, language: str) -> float:
         return float(self.evidence.cells.parameters[self.evidence.cell(arm, PPL, language)])
+
+    def bytes_per_token(self, arm: str, language: str) -> float:
+        return float(self.evidence.cells.bytes_per_token[self.evidence.cell(arm, LOSS, language)])
+
+    def flops(self, arm: str, language: str) -> float:
+        return float(self.evidence.cells.flops[self.evidence.cell(arm, LOSS, language)])
 
     @property
     def memo(self) -> MutableMapping[Any, Any]:

@@ -47,7 +47,8 @@ def gather(
     cells = groups.agg(
         mean=("value", "mean"), seeds=("value", "size"), tokens=("tokens", "mean"),
         n_nonembedding=("n_nonembedding", "first"), parameters=("parameters", "first"),
-        eval_hash=("eval_hash", "first"), variance=("value", "var"),
+        eval_hash=("eval_hash", "first"), bytes_per_token=("bytes_per_token", "first"), flops=("flops", "mean"),
+        variance=("value", "var"),
     ).reset_index()  # fmt: skip
     references = {str(name): _reference(rows, str(name)) for name in rows.language.unique()}
     cells["reference"] = cells.language.map(references).fillna("")
@@ -85,6 +86,7 @@ def _measurements(rows: pd.DataFrame, claims: Sequence[Claim], probes: pd.DataFr
             "value": np.log(rows.ppl.astype(float)), "tokens": rows.tokens_language.astype(float),
             "tokens_seen": rows.tokens_seen, "n_nonembedding": rows.n_nonembedding,
             "parameters": rows.n_nonembedding + rows.n_head, "eval_hash": rows.eval_hash,
+            "bytes_per_token": rows.eval_bytes / rows.eval_tokens, "flops": rows.flops_exact.astype(float),
         }
     )  # fmt: skip
     if any(leaf.cell[0] == LOSS for claim in claims for leaf in leaves(claim.estimand)):
@@ -107,7 +109,7 @@ def _measurements(rows: pd.DataFrame, claims: Sequence[Claim], probes: pd.DataFr
                     "run_id": values.index, "arm": of.arm.to_numpy(), "what": what, "language": "",
                     "seed": of.seed_init.to_numpy(), "value": values.to_numpy(), "tokens": 0.0,
                     "tokens_seen": of.tokens_seen.to_numpy(), "n_nonembedding": 0, "parameters": 0,
-                    "eval_hash": "",
+                    "eval_hash": "", "bytes_per_token": np.nan, "flops": np.nan,
                 }
             )
         )  # fmt: skip
@@ -187,12 +189,17 @@ def _together(part: pd.DataFrame) -> float:
 def _document_shifts(
     cells: pd.DataFrame, rows: pd.DataFrame, draws: int, seed: int
 ) -> tuple[np.ndarray, dict[str, int]]:
-    """Change of each cell's plain loss [cells, draws] under resampled documents; documents of each evaluation set."""
+    """Change of each cell's plain loss [cells, draws] under resampled documents; documents of each evaluation set.
+
+    A text that several vocabularies cut into tokens has one draw of its documents, and their sizes in one of them:
+    so losses a byte are paired by document, as losses a token are within a vocabulary.
+    """
     shifts, counts = np.zeros((len(cells), draws)), {}
     where: dict[tuple[Any, ...], list[int]] = {}
     for i, c in enumerate(cells.itertuples()):
         if c.what in SCORES:
             where.setdefault((c.arm, c.language, c.tokens_seen), []).append(i)
+    texts: dict[tuple[Any, ...], tuple[int, np.ndarray]] = {}
     for number, (text, part) in enumerate(sorted(rows.groupby("eval_hash"), key=lambda item: str(item[0]))):
         part = part[part.document_nats.notna() & part.document_tokens.notna()]
         targets = {tuple(t) for t in part.document_tokens}
@@ -203,8 +210,11 @@ def _document_shifts(
             )
         if not targets or len(next(iter(targets))) < 2:
             continue
-        sizes = np.array(next(iter(targets)), float)
-        counts[str(text)] = len(sizes)
+        own = np.array(next(iter(targets)), float)
+        counts[str(text)] = len(own)
+        same_text = (min(part.language), len(own), int(part.eval_bytes.iloc[0]))
+        number, weighs = texts.setdefault(same_text, (number, own))
+        sizes = weighs * (own.sum() / weighs.sum())
         rng = np.random.default_rng([seed, 2, number])
         drawn = rng.multinomial(len(sizes), np.full(len(sizes), 1 / len(sizes)), draws).astype(float)
         keys, nats = [], []
