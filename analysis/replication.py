@@ -49,12 +49,14 @@ class Landing:
         return sum(self.low <= value <= self.high for _, value in self.new)
 
 
-def landings(old: pd.DataFrame, new: pd.DataFrame, level: float = 0.95) -> tuple[Landing, ...]:
+def landings(old: pd.DataFrame, new: pd.DataFrame, level: float = 0.95, again: str = "") -> tuple[Landing, ...]:
     """Predictions for all cells that both tables have, where the old one has replicates.
 
     Args:
       old, new: rows of `lab.table`; TEff is read in each seed against the ladder of that seed alone.
       level: of the intervals.
+      again: how the names of arms end that were run again under another rule of learning rates: they have ladders of
+        their own.
 
     Raises:
       LabError: when a run is in both tables, or the old one has no replicates of a common cell.
@@ -64,7 +66,7 @@ def landings(old: pd.DataFrame, new: pd.DataFrame, level: float = 0.95) -> tuple
             f"{len(both)} runs are in both tables, {both[0]} for one.",
             "New seeds make new runs: `lab sweep run --seeds`.",
         )
-    before, after = values(old), values(new)
+    before, after = values(old, again), values(new, again)
     later = dict(list(after.groupby(KEYS, sort=False)))
     cells = before.groupby(KEYS, sort=False).value.agg(["size", "mean", "var"])
     found: list[Landing] = []
@@ -89,11 +91,12 @@ def landings(old: pd.DataFrame, new: pd.DataFrame, level: float = 0.95) -> tuple
     return tuple(found)
 
 
-def values(table: pd.DataFrame) -> pd.DataFrame:
+def values(table: pd.DataFrame, again: str = "") -> pd.DataFrame:
     """ln PPL of every usable row, and ln TEff of languages that are not alone, by `KEYS` and seed."""
     rows = usable(table)
     parts = [_part(PPL, rows, np.log(rows.ppl.astype(float)), rows.seed_init)]
-    for seed, own in rows.groupby("seed_init"):
+    rule = rows.arm.str.endswith(again) if again else pd.Series(False, rows.index)
+    for (seed, _), own in rows.groupby([rows.seed_init, rule]):
         own = readable(own)
         if own.empty:
             continue

@@ -52,6 +52,13 @@ def found(study: Study[Any], root: Path, scale: str | None = None, table: Path |
     )
 
 
+def study_of(label: str) -> Study[Any] | None:
+    """The study that a table's rows name, at any scale and with any seeds; None where it does not ship with the lab."""
+    plain = label.partition("-seeds-")[0]
+    studies = (find_study(name) for name in study_names())
+    return next((study for study in studies if plain in map(study.label, study.scales)), None)
+
+
 def _rates(study: Study[Any], scale: str, root: Path) -> Path | None:
     """The table of the sweep of learning rates that goes before the study: `<name>_rates`, at the same scale or, where
     there is none, its smallest."""

@@ -10,6 +10,8 @@ from synthetic_imbalance import SCALE, World, arms
 from analysis.replication import PPL, TEFF, landings
 from lab.cli import main
 from lab.errors import LabError
+from sweeps.imbalance import STUDY
+from sweeps.tables import study_of
 
 LADDER = [f"l1, {t:g} T, nano-4" for t in SCALE.ladder]
 HEADLINE = [f"clone {p} %, 1 T, nano-4" for p in (50, 10)]
@@ -51,6 +53,17 @@ def test_what_cannot_be_predicted_is_refused():
         landings(old[old.seed_init == 0], new)
     with pytest.raises(LabError, match="no cell in common"):
         landings(old, new.assign(arm=new.arm + "!"))
+
+
+def test_arms_run_again_at_another_rate_have_a_ladder_of_their_own():
+    again = ", paper's rate"
+    only = [name + suffix for name in (*LADDER, *HEADLINE) for suffix in ("", again)]
+    old, new = (World(seeds=seeds, draw=draw).table(arms(), only) for draw, seeds in enumerate((OLD, NEW)))
+    with pytest.raises(LabError, match="A ladder holds one rule of learning rates"):
+        landings(old, new)
+    found = landings(old, new, again=again)
+    assert len([one for one in found if one.what == TEFF]) == 8
+    assert STUDY.again == again and study_of("imbalance-embedded-seeds-3-4-5") is STUDY and study_of("mine") is None
 
 
 def test_the_command_prints_both(monkeypatch, capsys):

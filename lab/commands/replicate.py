@@ -41,8 +41,11 @@ class Replicate:
         from analysis.replication import landings
         from lab.errors import LabError
         from lab.table import read_table
+        from sweeps.tables import study_of
 
-        found = landings(read_table(self.old), read_table(self.new), self.level)
+        old, new = read_table(self.old), read_table(self.new)
+        study = study_of(str(old.study.iloc[0])) if len(old) else None
+        found = landings(old, new, self.level, study.again if study else "")
         found = tuple(landing for landing in found if re.search(self.arms, landing.arm))
         if not found:
             raise LabError(f"No arm that both tables have has {self.arms!r} in its name.")
