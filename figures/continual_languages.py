@@ -40,6 +40,8 @@ def figure_3(sides: Sides, stem: Path) -> Path:
         n, tokens = budget.index[-1] if len(budget) else (float("nan"), float("nan"))
         keep = _of_size(shown, n) & ((shown.tokens_seen == tokens) | (shown.role == "source"))
         shown = _longest_source(shown[keep])
+        settings = shown.name.map(setting)
+        shown = shown[settings.isin(set(settings[shown.role != "source"]))]
     kinds = [(probe, place) for probe, place in _suites(shown)]
     figure, panels = axes(1, max(2, len(kinds)), (5.2 * max(2, len(kinds)), 4.4), squeeze=False)
     for ax, kind in zip(panels[0], kinds, strict=False):
@@ -55,9 +57,10 @@ def figure_3(sides: Sides, stem: Path) -> Path:
 
 
 def _longest_source(rows: pd.DataFrame) -> pd.DataFrame:
-    """Of the source's models the one that saw most."""
-    most = rows[rows.role == "source"].tokens_seen.max()
-    return rows[(rows.role != "source") | (rows.tokens_seen == most)]
+    """Of the source's models, in each language and setting, the one that saw most."""
+    tokens = rows.tokens_seen.where(rows.role == "source")
+    most = tokens.groupby([rows.language, rows.name.map(setting)]).transform("max")
+    return rows[(rows.role != "source") | (tokens == most)]
 
 
 def _suites(rows: pd.DataFrame) -> list[tuple[str, str]]:

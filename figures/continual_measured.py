@@ -10,6 +10,8 @@ from typing import Any, TypeVar
 import pandas as pd
 
 from analysis.continual import distance, joint, replay, savings
+from analysis.continual.names import arm, setting
+from analysis.continual.names import what as what_of
 from analysis.continual.roles import averaged, ladder, points, roles
 from figures.provenance import Provenance
 from figures.published import PublishedContinual
@@ -108,19 +110,32 @@ def measured(table: Path, probes: Path | None = None, resamples: int = RESAMPLES
 
 
 def _accuracies(probes: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
-    """Accuracies at the runs' ends, beside what the runs are; seeds together: mean, lowest, highest, and runs."""
-    shown = probes[probes.probe.isin(ACCURACIES) & (probes["at"] == 1)]
+    """Accuracies at the runs' ends, beside what the runs are; seeds together: mean, lowest, highest, and runs.
+
+    What a continued run began with is the source's model read in that run's target: a row of role `source`.
+    """
     what = rows.drop_duplicates("run_id").set_index("run_id")
     text = rows[rows.language == rows.target].drop_duplicates("run_id").set_index("run_id").eval_hash
-    shown = shown[shown.run_id.isin(what.index)]
-    own = what.loc[shown.run_id]
-    facts = {name: own[name].to_numpy() for name in ("role", "replay", "N", "tokens_seen")}
-    shown = shown.assign(**facts, eval_hash=shown.run_id.map(text).to_numpy(), name=own.arm.to_numpy())
+    shown = probes[probes.probe.isin(ACCURACIES) & probes.run_id.isin(what.index)]
+    own = what.loc[shown.run_id].set_index(shown.index)
+    begun = (shown["at"] == 0) & (own.role == "cpt") & (shown.language == own.target)
+    parent_tokens = own.parent_D.astype(float)
+    facts = pd.DataFrame({
+        "role": own.role.mask(begun, "source"), "replay": own.replay.mask(begun, 0.0), "N": own.N,
+        "tokens_seen": own.tokens_seen.astype(float).mask(begun, parent_tokens),
+        "name": own.arm.mask(begun, [_source_of(*pair) for pair in zip(own.arm, parent_tokens, strict=True)]),
+    })  # fmt: skip
+    shown = shown.assign(**facts, eval_hash=shown.run_id.map(text).to_numpy())[begun | (shown["at"] == 1)]
     by = ["probe", "place", "language", "condition", "role", "replay", "N", "name", "eval_hash", "tokens_seen"]
     groups = shown.groupby(by, dropna=False)
     found = groups.value.agg(["mean", "min", "max"]).set_axis(["value", "low", "high"], axis=1)
     found["runs"] = [tuple(sorted(set(part.run_id))) for _, part in groups]
     return found.reset_index()
+
+
+def _source_of(name: str, tokens: float) -> str:
+    """What the parent of a continued arm would be called, had it the arm's setting."""
+    return arm(what_of("source", setting(name)), tokens / 1e6, name.rpartition(", ")[2])
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

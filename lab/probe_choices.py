@@ -74,11 +74,14 @@ class Choices:
             raise refused
 
     def _tag(self, subject: Subject, name: str, source: Source | None) -> str | None:
-        """The tag of a language: by its corpus, by its name, or as its store says; None where there is no store."""
+        """The tag of a language: as is said of its corpus, of itself or of another that reads the same text, or as its
+        store says; None where there is no store."""
         if source is None:
             return self._spoken.get(name)
-        if said := self._spoken.get(source.corpus, self._spoken.get(name)):
-            return said
+        clones = [c.language for c in subject.run.mixture.components if c.source == source]
+        for said in (source.corpus, name, *clones):
+            if said in self._spoken:
+                return self._spoken[said]
         return open_prepared((source,), subject.root).store(source.corpus).manifest.language
 
     def _cloze(self, subject: Subject, name: str, source: Source) -> Unit:
