@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -154,18 +154,29 @@ def holm(p: Sequence[float]) -> np.ndarray:
     return adjusted
 
 
-def ledger(claims: tuple[Claim, ...], evidence: Evidence, other: Evidence | None = None) -> tuple[Entry, ...]:
+def _silent(_: str) -> None:
+    pass
+
+
+def ledger(
+    claims: tuple[Claim, ...], evidence: Evidence, other: Evidence | None = None,
+    told: Callable[[str], None] = _silent,
+) -> tuple[Entry, ...]:  # fmt: skip
     """All claims judged together, in their order.
 
     Args:
       claims: of a study.
       evidence: its table.
       other: the same arms under another rule of learning rates: where the two decide opposite ways, nothing is decided.
+      told: is called with what is being done.
 
     Raises:
       LabError: when two claims share an id, or nothing in the table can be read.
     """
-    entries = [_entry(claim, evidence, other) for claim in ids(claims).values()]
+    entries = []
+    for k, claim in enumerate(ids(claims).values(), 1):
+        told(f"Claim {claim.id} ({k} of {len(claims)})")
+        entries.append(_entry(claim, evidence, other))
     judged = [i for i, e in enumerate(entries) if e.finding is not None]
     if entries and not judged:
         first = entries[0]
@@ -294,7 +305,7 @@ def _after_holm(entry: Entry, p: float) -> Entry:
 
 def study_ledger(
     claims: tuple[Claim, ...], table: pd.DataFrame, again: str = "", probes: pd.DataFrame | None = None,
-    other: pd.DataFrame | None = None,
+    other: pd.DataFrame | None = None, told: Callable[[str], None] = _silent,
 ) -> tuple[Entry, ...]:  # fmt: skip
     """The ledger of a study's result table.
 
@@ -305,6 +316,7 @@ def study_ledger(
         beside them.
       probes: rows of `lab.probes`.
       other: rows of another table in place of the arms run again, under the plain names.
+      told: as in `ledger`.
 
     Raises:
       LabError: as `ledger` and `gather`; naming what is missing, when no claim can be tested.
@@ -312,7 +324,7 @@ def study_ledger(
     first, second = variants(table, again) if again else (table, table.iloc[:0])
     second = second if other is None else other
     beside = gather(second, claims, probes) if len(usable(second)) else None
-    return ledger(claims, gather(first, claims, probes), beside)
+    return ledger(claims, gather(first, claims, probes), beside, told)
 
 
 def frame(entries: Sequence[Entry]) -> pd.DataFrame:

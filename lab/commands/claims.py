@@ -53,6 +53,7 @@ class Claims:
 
     def run(self) -> int:
         from analysis.claims.ledger import study_ledger
+        from lab.commands.fits import fitting
         from lab.table import read_table
         from sweeps.study import find_study
         from sweeps.tables import found
@@ -69,7 +70,8 @@ class Claims:
         paths = self.table or (there.table,)
         other = read_table(self.other) if self.other else None
         probes = self._probes(self.probes or there.probes)
-        entries = study_ledger(tuple(there.claims), _one(paths), there.again, probes, other)
+        with fitting(self.root, "Reading the table") as told:
+            entries = study_ledger(tuple(there.claims), _one(paths), there.again, probes, other, told)
         if self.json:
             print(json.dumps([entry.as_dict() for entry in entries], indent=1))
         else:

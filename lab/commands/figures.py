@@ -24,10 +24,13 @@ class Figures:
 
     def run(self) -> int:
         from figures.studies import draw
+        from lab.commands.fits import fitting
         from sweeps.study import find_study
         from sweeps.tables import found
 
         study = find_study(self.study)
         there = found(study, self.root, self.scale, self.table)
-        print(draw(study.name, there, self.root / there.label))
+        with fitting(self.root, f"Drawing {there.label}"):
+            text = draw(study.name, there, self.root / there.label)
+        print(text)
         return 0
