@@ -11,6 +11,7 @@ from analysis.claims.ledger import Entry, study_ledger
 from figures.continual_compute import accounting, figure_1, figure_2, figure_4
 from figures.continual_languages import distances, figure_3, figure_5, figure_6
 from figures.continual_measured import Own, Sides, measured
+from figures.continual_replay import parents, replay_by_size
 from figures.continual_report import numbers, summary, write_report
 from figures.continual_tables import (
     table_1,
@@ -19,6 +20,7 @@ from figures.continual_tables import (
     table_4,
     table_forgetting,
     table_gamma,
+    table_parents,
     table_vocabulary,
 )
 from figures.numbers import write_numbers
@@ -36,6 +38,8 @@ FIGURES: dict[str, Callable[[Sides, Path], Path]] = {
     "Figure 6": figure_6,
     "Accounting": accounting,
     "Distances": distances,
+    "Replay by size": replay_by_size,
+    "Parents": parents,
 }
 TABLES: dict[str, Callable[[Sides, Path], Table]] = {
     "Table 1": table_1,
@@ -44,6 +48,7 @@ TABLES: dict[str, Callable[[Sides, Path], Table]] = {
     "Table 4": table_4,
     "Forms": table_gamma,
     "Forgetting": table_forgetting,
+    "Lengths": table_parents,
     "Vocabulary": table_vocabulary,
 }
 

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 import pandas as pd
 
-from analysis.continual import distance, joint, replay, savings
+from analysis.continual import distance, joint, lengths, replay, savings, vocabulary
 from analysis.continual.names import arm, setting
 from analysis.continual.names import what as what_of
 from analysis.continual.roles import averaged, ladder, points, roles
@@ -32,7 +32,8 @@ class Own:
       runs: of `points`.
       ladder: the runs that laws are fitted to.
       curves: (role, N) -> loss curve of the ladder.
-      saved: of `savings`.  gains: of `transfer`.  replayed, forgotten: of `replay`.
+      saved: of `savings`.  by_parent: of `lengths`.  vocabularies: of `vocabulary`.
+      gains: of `transfer`.  replayed, forgotten: of `replay`.
       distances: of every target.  accuracies: of `lab.probes`, minimal pairs and cloze, with the runs' roles.
       joint: the fitted laws, or None.
       misses: of `joint.forward`, or None.
@@ -44,6 +45,8 @@ class Own:
     ladder: pd.DataFrame
     curves: Mapping[tuple[str, float], savings.Curve]
     saved: pd.DataFrame
+    by_parent: pd.DataFrame
+    vocabularies: pd.DataFrame
     gains: pd.DataFrame
     replayed: pd.DataFrame
     forgotten: pd.DataFrame
@@ -58,8 +61,10 @@ class Own:
         """Where there is no table."""
         none = pd.DataFrame()
         why = "there is no result table of this study yet"
-        parts = ("runs", "ladder", "laws", "savings", "gains", "replay", "forgetting", "distances", "accuracies")
-        return cls(none, none, none, {}, none, none, none, none, none, none, None, None, dict.fromkeys(parts, why))
+        parts = ("runs", "ladder", "laws", "savings", "parents", "vocabularies", "gains", "replay", "forgetting",
+                 "distances", "accuracies")  # fmt: skip
+        frames = [none] * 8
+        return cls(none, none, none, {}, *frames, None, None, dict.fromkeys(parts, why))
 
     @property
     def main_n(self) -> float:
@@ -92,6 +97,10 @@ def measured(table: Path, probes: Path | None = None, resamples: int = RESAMPLES
     whole = part("ladder", lambda: ladder(runs), none)
     curves: dict[tuple[str, float], savings.Curve] = savings.curves(whole, rows) if len(whole) else {}
     saved = part("savings", lambda: savings.savings(curves), none)
+    by_parent, others = none, none
+    if len(whole):
+        by_parent = part("parents", lambda: lengths.by_parent(runs, curves, str(whole.text.iloc[0])), none)
+        others = part("vocabularies", lambda: vocabulary.vocabularies(runs, whole), none)
     gains = part("gains", lambda: distance.transfer(runs), none)
     forgotten = part("forgetting", lambda: replay.forgetting(rows), none)
     laws, misses = None, None
@@ -99,14 +108,15 @@ def measured(table: Path, probes: Path | None = None, resamples: int = RESAMPLES
         laws = part("laws", lambda: joint.joint(whole, resamples), None)
         misses = part("forward", lambda: joint.forward(whole), None)
     else:
-        refused["laws"] = refused["savings"] = refused["ladder"]
+        for name in ("laws", "savings", "parents", "vocabularies"):
+            refused[name] = refused["ladder"]
     if found is None:
         refused["distances"] = refused["accuracies"] = "there is no table of probes"
         far, accuracies = none, none
     else:
         far, accuracies = distance.distances(found, runs), _accuracies(found, rows)
-    return Own(rows, runs, whole, curves, saved, gains, replay.replayed(rows), forgotten, far, accuracies, laws, misses,
-               refused)  # fmt: skip
+    return Own(rows, runs, whole, curves, saved, by_parent, others, gains, replay.replayed(rows), forgotten, far,
+               accuracies, laws, misses, refused)  # fmt: skip
 
 
 def _accuracies(probes: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:

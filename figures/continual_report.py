@@ -10,7 +10,9 @@ from analysis.claims.ledger import Entry
 from analysis.continual import frontiers
 from analysis.laws import get
 from figures.continual_measured import Own, Sides
+from figures.continual_replay import parents_in_words
 from figures.continual_tables import forgetting_words
+from figures.continual_words import REPLAY, VOCABULARY, sentences
 from figures.drawing import Provenance, count
 from figures.numbers import Number
 from figures.published import MEANINGS
@@ -23,7 +25,8 @@ TITLE = "What is a model of one language worth as the start of another?"
 PARTS = (
     ("Continued beside from scratch", ("Figure 1", "Figure 2", "Table 1")),
     ("The joint law", ("Table 2", "Table 3", "Forms", "Figure 4", "Accounting")),
-    ("Forgetting and replay", ("Figure 5", "Forgetting")),
+    ("Forgetting and replay", ("Figure 5", "Forgetting", "Replay by size")),
+    ("The parent's length", ("Parents", "Lengths")),
     ("Distance", ("Distances", "Figure 3")),
     ("Accuracies by replay", ("Figure 6",)),
     ("Vocabulary", ("Vocabulary",)),
@@ -38,13 +41,16 @@ CAPTIONS = {
     "Figure 6": "Accuracy in source and target by share of replay; the languages alone at the left.",
     "Accounting": "Least loss for a compute with the parent free, and with its cost divided among targets.",
     "Distances": "What pre-training gains a target, over five measures of its distance from the source.",
+    "Replay by size": "What is forgotten and what the target pays, by share of replay, size and target tokens.",
+    "Parents": "One size continued from parents of two lengths: target loss, and tokens saved at equal loss.",
+    "Lengths": "The same as numbers.",
     "Table 1": "The three sets of models.",
     "Table 2": "Coefficients of L = E + A/N^alpha + B/(D^beta N^gamma), with two-stage intervals, and the best sizes.",
     "Table 3": "Fit errors: sums of Huber's function, corner 1e-3, of residuals of log loss.",
     "Table 4": "The paper's shapes, with the sizes that its rule gives, and the measured ones.",
     "Forms": "gamma by every way of fitting it, the bounded form, and how each form misses larger continued runs.",
     "Forgetting": "Loss in the source before, at its highest, and after a continued run.",
-    "Vocabulary": "Continued runs under several vocabularies, compared in bits a byte, never by token.",
+    "Vocabulary": "Continued runs in every vocabulary: bits a byte, at equal bytes and at equal exact FLOPs.",
 }
 
 
@@ -55,7 +61,10 @@ def summary(sides: Sides, found: Found, entries: Sequence[Entry]) -> list[str]:
         lines.append("There is no table of this study yet: the published side is drawn alone.")
     if entries:
         lines.append(f"Claims: {counts(entries)} (lab claims shows each).")
-    return [*lines, *(a.sentence for a in answers(sides))]
+    lines += [a.sentence for a in answers(sides)]
+    if len(sides.own.by_parent):
+        lines.append(parents_in_words(sides))
+    return [*lines, *sentences(entries, REPLAY), *sentences(entries, VOCABULARY)]
 
 
 def answers(sides: Sides) -> list[Answer]:
@@ -83,7 +92,7 @@ def answers(sides: Sides) -> list[Answer]:
                             "of continued runs: above 0, larger models transfer more.",
                             f"{value} {interval} of continued runs, {printed:+.3f} published."))  # fmt: skip
     if len(own.forgotten):
-        main = own.forgotten[own.main_n == own.forgotten.N]
+        main = own.forgotten[(own.main_n == own.forgotten.N) & (own.forgotten.setting == "")]
         without = main[main.replay == 0]
         if len(without):
             rise = float(without.rise.mean())
@@ -135,6 +144,10 @@ def write_report(
                 blocks.append(Text(paper.notes[name], note=True))
             if name == "Forgetting":
                 blocks.append(Text(forgetting_words(sides)))
+            if name == "Parents":
+                blocks.append(Text(parents_in_words(sides)))
+            of_claims = {"Replay by size": REPLAY, "Vocabulary": VOCABULARY}.get(name, {})
+            blocks += [Text(sentence) for sentence in sentences(entries, of_claims)]
             if name == "Table 2":
                 blocks += _status(sides)
         sections.append(Section(heading, blocks))

@@ -184,20 +184,33 @@ def forgetting_words(sides: Sides) -> str:
     )
 
 
+def table_parents(sides: Sides, stem: Path) -> Table:
+    """Losses and savings at one size by the parent's length, budgets of the target as rows."""
+    table = sides.own.by_parent
+    lines = [
+        [count(row["N"]), count(row["parent_D"]), count(row["D"]), f"{row['loss']:.4f}",
+         f"{100 * row['saved']:.0f} %" if row["kind"] == "exact" else f"scratch tokens {row['kind']} "
+         + count(row["scratch_tokens"])]
+        for row in table.to_dict("records")
+    ]  # fmt: skip
+    head = ["parameters", "tokens of the parent", "target tokens", "loss", "saved at equal loss"]
+    return written(Rows(head, lines), stem, sides.provenance("table_parents", table))
+
+
 def table_vocabulary(sides: Sides, stem: Path) -> Table:
-    """Continued runs whose vocabulary differs, in bits a byte at their bytes and exact FLOPs."""
-    runs = sides.own.runs
-    lines = []
-    if len(runs):
-        layouts = sides.own.rows.drop_duplicates("run_id").set_index("run_id").v_total
-        rows = runs[runs.role == "cpt"].assign(v=lambda t: t.run_id.map(layouts))
-        if rows.v.nunique() > 1:
-            sizes = set(rows.parent_N[rows.v != rows.v.mode().iloc[0]])
-            shown = rows[rows.parent_N.isin(sizes)]
-            for (name, v), part in shown.groupby(["arm", "v"]):
-                lines.append([
-                    str(name), str(int(float(str(v)))), count(float(part.target_bytes.mean())),
-                    f"{part.flops_exact.mean():.3g}", f"{part.bits_per_byte.mean():.4f}", str(len(part)),
-                ])  # fmt: skip
-    head = ["arm", "vocabulary", "target bytes", "exact FLOPs", "bits a byte", "seeds"]
-    return written(Rows(head, lines), stem, sides.provenance("table_vocabulary", runs if lines else runs.iloc[:0]))
+    """Continued runs in every vocabulary, by bytes of the target: bits a byte, and over the joint vocabulary's."""
+    table = sides.own.vocabularies
+    layouts = sides.own.rows.drop_duplicates("run_id").set_index("run_id").v_total if len(table) else {}
+    lines = [
+        [count(row["target_bytes"]), row["setting"] or "joint", str(int(layouts[row["runs"][0]])),
+         f"{row['flops_exact']:.3g}", f"{row['bits_per_byte']:.4f}", _change(row["at_bytes"]),
+         _change(row["at_flops"]), str(row["seeds"])]
+        for row in table.to_dict("records")
+    ]  # fmt: skip
+    head = ["target bytes", "vocabulary", "pieces", "exact FLOPs", "bits a byte", "over joint, equal bytes",
+            "over joint, equal FLOPs", "seeds"]  # fmt: skip
+    return written(Rows(head, lines), stem, sides.provenance("table_vocabulary", table))
+
+
+def _change(log_ratio: float) -> str:
+    return "beyond its budgets" if math.isnan(log_ratio) else f"{100 * math.expm1(log_ratio):+.2f} %"

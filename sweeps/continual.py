@@ -20,11 +20,11 @@ import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from analysis.continual.names import arm, what
+from analysis.continual.names import EXTENDED, OWN, arm, what
 from lab.config import Extension, LanguageIds, RunConfig
 from lab.data.prepare import Prepared
 from lab.presets import names as preset_names
-from sweeps.continual_claims import EXTENDED, OWN, TARGET, claims
+from sweeps.continual_claims import TARGET, claims
 from sweeps.continual_runs import (
     DISTANCE,
     LADDER,

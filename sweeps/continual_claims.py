@@ -34,14 +34,11 @@ from analysis.claims import (
 )
 from analysis.claims.laws import Gamma, JointLaw, LnMiss, LnOptimum
 from analysis.continual import names
+from analysis.continual.names import EXTENDED, OWN
 
 PAPER = "arXiv:2407.02118"
 HUNDREDTH = 0.01
 TARGET, SOURCE = "target", "source"
-# Settings of continued runs in another vocabulary than the joint one. Their arms are called by the tokens of the joint
-# vocabulary's run that reads as many bytes: so the arms that compare have one budget in their names.
-OWN = "source's vocabulary"
-EXTENDED = "extended by {}"
 # Within what factor one share of replay serves two sizes or lengths.
 ONE_SHARE = 1.5
 # Sizes below which there is no law in two stages, and with one held out.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 
-from analysis.continual.names import arm
+from analysis.continual.names import OWN, arm
 from lab.config import (
     Carry,
     Component,
@@ -22,7 +22,7 @@ from lab.data.prepare import Prepared
 from lab.data.vocabulary import build_layout
 from lab.presets import preset
 from lab.recipes import recipe
-from sweeps.continual_claims import OWN, SOURCE, TARGET
+from sweeps.continual_claims import SOURCE, TARGET
 from sweeps.designs import steps_of, trunk_and_branches
 from sweeps.study import Arm, DataSpec, Scale
 

@@ -21,9 +21,8 @@ import numpy as np
 import pandas as pd
 from test_records import row
 
-from analysis.continual.names import arm, what
+from analysis.continual.names import EXTENDED, OWN, arm, what
 from lab.probe_table import COLUMNS as PROBE_COLUMNS
-from sweeps.continual_claims import EXTENDED, OWN
 
 # As an imaginary scale of the study: sizes with their parameters, budgets in millions of tokens.
 SIZES = {"nano-2": 150_000, "nano-3": 280_000, "nano-4": 520_000, "nano-5": 900_000, "nano-6": 1_500_000}
@@ -54,6 +53,9 @@ VOCABULARIES = {
     EXTENDED.format("random"): (0.9, 1.2, 0.04),
 }  # fmt: skip
 JOINT = (1.0, 1.0, 0.0)
+PARENT = 12.0
+# Settings of runs from a shorter parent: its tokens, and what that adds to ln loss.
+PARENTS = {"from 3M": (3.0, 0.03)}
 # Suites of accuracies: probe, suite, what is added to a model's skill, chance.
 SUITES = (("minimal pairs", "BLiMP", 0.0, 0.5), ("minimal pairs", "CLAMS", 0.03, 0.5), ("cloze", "cloze", -0.25, 0.25))
 DOCUMENTS = 24
@@ -86,7 +88,11 @@ class Run:
     @property
     def text(self) -> str:
         """The setting whose text the target is."""
-        return "" if self.setting in VOCABULARIES else self.setting
+        return "" if self.setting in VOCABULARIES or self.setting in PARENTS else self.setting
+
+    @property
+    def parent(self) -> Run:
+        return Run("source", self.size, PARENTS.get(self.setting, (PARENT, 0.0))[0])
 
 
 def runs(sizes: Sequence[str] = tuple(SIZES), tokens: Sequence[float] = TOKENS) -> tuple[Run, ...]:
@@ -96,6 +102,7 @@ def runs(sizes: Sequence[str] = tuple(SIZES), tokens: Sequence[float] = TOKENS) 
     for size in (sizes[0], MAIN, sizes[-1]):
         found += [Run("cpt", size, d, r) for d in (1.5, 3.0) for r in (0.05, 0.2, 0.5)]
     found += [Run("cpt", MAIN, d, setting=setting) for setting in VOCABULARIES for d in (1.5, 3.0)]
+    found += [Run("cpt", MAIN, d, setting=setting) for setting in PARENTS for d in tokens]
     for setting in SETTINGS:
         if setting:
             found += [Run("scratch", MAIN, d, setting=setting) for d in (1.5, 3.0, 6.0, 12.0)]
@@ -144,6 +151,7 @@ class World:
         if run.role == "cpt":
             loss = body + self.cpt["B"] / (d ** self.cpt["beta"] * n ** self.cpt["gamma"])
             tokens_of, _, worse = run.vocabulary
+            worse += PARENTS.get(run.setting, (PARENT, 0.0))[1]
             loss *= math.exp(SETTINGS[run.text] + self.toll * run.replay + worse) / tokens_of
         else:
             loss = body + p["B"] / d ** p["beta"] * (n / middle) ** -self.extended
@@ -193,7 +201,7 @@ class World:
                     bias = hard + rng.normal(0, self.document_noise, DOCUMENTS)
                     nats = sizes * (loss + bias - np.average(bias, weights=sizes))
                     name = f"{run.name}/{seed}"
-                    parent = f"{Run('source', run.size, 12.0).name}/{seed}" if run.role == "cpt" else None
+                    parent = f"{run.parent.name}/{seed}" if run.role == "cpt" else None
                     curve = [v + effect for v in one["eval_curve_loss"]]
                     rows.append({**one, "run_id": name, "group": name, "parent": parent, "seed_init": seed,
                                  "seed_data": seed, "loss": loss, "ppl": math.exp(loss - 0.05),
@@ -223,16 +231,17 @@ class World:
             factor = math.exp(self.shift.get((run.name, language), 0.0) + self.moved(run, language))
             curve = [value * factor for value in curve]
             tokens = round(seen * (share if language == "source" else 1 - share))
+            cut = run.setting if run.setting in VOCABULARIES else run.text
             of_text, each = run.vocabulary[:2] if language == "target" else (1.0, run.vocabulary[1])
             yield row(
                 arm=run.name, study="continual", language=language, mixture=mixture, family="gpt2",
                 d_model=16 * int(run.size.rpartition("-")[2]) if run.size[:4] == "nano" else 64, n_layers=4,
                 n_nonembedding=n // 2, n_head=n - n // 2, n_embedding=n - n // 2, n_total=2 * n - n // 2,
                 base_width=None, tokens_seen=seen, tokens_language=tokens, tokenizer_hash="joint",
-                eval_hash="en" if language == "source" else f"text {run.setting}", eval_tokens=round(200_000 * of_text),
+                eval_hash="en" if language == "source" else f"text {cut}", eval_tokens=round(200_000 * of_text),
                 eval_bytes=720_000 if language == "source" else 700_000, v_total=round(1000 * each),
                 flops_6nd=6.0 * n * seen, flops_exact=6.4 * n * seen * each, flops_spent=6.4 * n * seen * each,
-                schedule="wsd", parent_tokens=round(12.0 * self.scale) if run.role == "cpt" else None,
+                schedule="wsd", parent_tokens=round(run.parent.tokens * self.scale) if run.role == "cpt" else None,
                 unique_tokens=tokens, epochs=0.4, eval_curve_tokens=[round(seen * s) for s in steps],
                 eval_curve_loss=curve, loss=curve[-1], exclusion=None, status="done", layout_hash="joint",
                 wall_s=30.0, device="cpu", batch_tokens=1024, peak_lr=3e-3,

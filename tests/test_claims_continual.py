@@ -16,7 +16,8 @@ from analysis.claims.estimands import leaves
 from analysis.claims.gather import gather
 from analysis.claims.laws import Gamma, JointLaw, LnOptimum
 from analysis.claims.ledger import Entry, ledger
-from sweeps.continual_claims import EXTENDED, OWN, TARGET, claims
+from analysis.continual.names import EXTENDED, OWN
+from sweeps.continual_claims import TARGET, claims
 
 FEW = 400
 LARGEST = tuple(SIZES)[-1]

@@ -189,9 +189,9 @@ class Evidence:
     def _sources(self, span: Span) -> tuple[float, float, float]:
         """Variance of an estimate from seeds and from documents, and its degrees of freedom, by its slopes."""
         value = span.low if np.isfinite(span.low[0]) else span.high
-        moved = value[1 : 1 + len(self.cells)] - value[0]
         if not np.isfinite(value[0]):
             return np.inf, np.inf, 0.0
+        moved = value[1 : 1 + len(self.cells)] - value[0]
         moved = np.where(np.isfinite(moved), moved, 0.0)
         error = self.cells.error.to_numpy()
         if not np.isfinite(error).all():

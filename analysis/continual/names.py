@@ -10,6 +10,11 @@ from __future__ import annotations
 
 import re
 
+# Settings of continued runs in another vocabulary than the joint one. Their arms are called by the tokens of the joint
+# vocabulary's run that reads as many bytes: so the arms that compare have one budget in their names.
+OWN = "source's vocabulary"
+EXTENDED = "extended by {}"
+
 _NAME = re.compile(r"(?P<what>.+), (?P<tokens>[\d.]+)M, (?P<size>[^,]+)")
 _REPLAY = re.compile(r"replay [\d.]+ %")
 
@@ -22,6 +27,11 @@ def arm(what: str, tokens: float, size: str) -> str:
 def what(role: str, setting: str = "", replay: float = 0.0) -> str:
     """What an arm trains: its role, the setting it has beside the main target, and the share of the source replayed."""
     return ", ".join(part for part in (role, setting, f"replay {100 * replay:g} %" if replay else "") if part)
+
+
+def other_vocabulary(setting: str) -> bool:
+    """Whether a setting is the main target in another vocabulary than the joint one."""
+    return setting == OWN or setting.startswith(EXTENDED.format(""))
 
 
 def setting(name: str) -> str:

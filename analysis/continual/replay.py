@@ -25,8 +25,9 @@ def replayed(rows: pd.DataFrame, source: str = SOURCE) -> pd.DataFrame:
 
     Returns a frame of run_id, arm, setting, N, replay, text, target_tokens (of the whole run), language (`source` or
     `target`), flops (of that language so far), total (FLOPs so far), loss; ordered along each run. The point at 0 is
-    the parent's loss in the source, where it was evaluated.
+    the parent's loss in the source, where it was evaluated. A cooldown branch begins with its trunk's curve.
     """
+    trunk = rows[rows.trunk].set_index(["run_id", "language"])
     done = rows[(rows.role == "cpt") & (rows.status == "done") & rows.exclusion.isna() & ~rows.trunk]
     starts = rows[(rows.language == source) & rows.loss.notna()].set_index("run_id").loss
     text = rows[rows.language == rows.target].drop_duplicates("run_id").set_index("run_id")
@@ -34,7 +35,13 @@ def replayed(rows: pd.DataFrame, source: str = SOURCE) -> pd.DataFrame:
     for row in done.to_dict("records"):
         run, mine = row["run_id"], row["language"] == source
         loss = np.asarray(row["eval_curve_loss"], float)
-        total = np.asarray(row["eval_curve_tokens"], float) / row["tokens_seen"] * row["flops_6nd"]
+        tokens = np.asarray(row["eval_curve_tokens"], float)
+        if (before := (row["group"], row["language"])) in trunk.index and len(tokens):
+            earlier = np.asarray(trunk.eval_curve_tokens[before], float)
+            shared = earlier < tokens[0]
+            tokens = np.concatenate([earlier[shared], tokens])
+            loss = np.concatenate([np.asarray(trunk.eval_curve_loss[before], float)[shared], loss])
+        total = tokens / row["tokens_seen"] * row["flops_6nd"]
         if mine and row["parent_run"] in starts.index:
             total, loss = np.concatenate([[0.0], total]), np.concatenate([[starts[row["parent_run"]]], loss])
         found.append(pd.DataFrame({
