@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -115,6 +116,7 @@ def figure_5(sides: Sides, stem: Path) -> Path:
         if len(shown):
             shown = shown[np.isclose(shown.target_tokens, _budget(shown), rtol=0.02)]
     shares = sorted(set(shown.replay)) if len(shown) else []
+    ends: list[Any] = []
     if not shares:
         for ax in (left, right):
             empty_panel(ax, own.why("replay"))
@@ -124,7 +126,8 @@ def figure_5(sides: Sides, stem: Path) -> Path:
         target = shown[shown.language == "target"]
         for share, part in target.groupby("replay"):
             line = _mean_curve(part)
-            right.plot(line.flops, line.loss, "-", color=colours[share], lw=1.4)
+            right.plot(line.flops, line.loss, "o-" if len(line) == 1 else "-", color=colours[share], ms=5, lw=1.4)
+            ends += [share] if len(line) == 1 else []
         right.set(xscale="log", yscale="log", xlabel="FLOPs spent on the target", ylabel="target loss, nats per token")
         plain_log_ticks(right)
         key(figure, [Line2D([], [], color=c, lw=2, label=f"replay {100 * s:g} %") for s, c in colours.items()])
@@ -134,6 +137,9 @@ def figure_5(sides: Sides, stem: Path) -> Path:
     text = (
         f"Published, at 1.4B: {before:.2f} nats before, {after:.2f} after without replay ({after / before - 1:+.0%})."
     )
+    if ends:
+        each = " and ".join(f"{100 * share:g} %" for share in ends)
+        text += f" Runs with {each} of replay were evaluated at their ends alone: marks."
     foot(figure, sides.paper.notes["Figure 5"], text)
     return save(figure, stem, sides.provenance("figure_5", shown))
 

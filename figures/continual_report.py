@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -86,8 +85,9 @@ def answers(sides: Sides) -> list[Answer]:
                             f"Saved at equal loss: not measured yet, {published}."))  # fmt: skip
     fits, printed = own.joint, paper.law("cpt")["gamma"]
     if fits is not None:
-        ends = fits.bounds("gamma") or (math.nan, math.nan)
-        value, interval = f"gamma {fits.cpt.params['gamma']:+.3f}", f"[{ends[0]:+.3f}, {ends[1]:+.3f}]"
+        ends = fits.bounds("gamma")
+        value = f"gamma {fits.cpt.params['gamma']:+.3f}"
+        interval = f"[{ends[0]:+.3f}, {ends[1]:+.3f}]" if ends else "(no interval: too few sizes)"
         found.append(Answer(value, f"{interval}; published {printed:+.3f}",
                             "of continued runs: above 0, larger models transfer more.",
                             f"{value} {interval} of continued runs, {printed:+.3f} published."))  # fmt: skip

@@ -117,7 +117,10 @@ def joint(ladder: pd.DataFrame, resamples: int = RESAMPLES, seed: int = 0) -> Jo
         except LabError as error:
             refused[name] = str(error)
     draws = None
-    if resamples:
+    if resamples and sizes == LEAST_SIZES:
+        # A resample that leaves one out has no law: what is left are copies of the fit, without any spread.
+        refused["two-stage intervals"] = f"{sizes} sizes leave nothing to resample"
+    elif resamples:
         try:
             draws = bootstrap_stages(staged, resamples, seed)
         except LabError as error:
