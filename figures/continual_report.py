@@ -85,9 +85,9 @@ def answers(sides: Sides) -> list[Answer]:
                             f"Saved at equal loss: not measured yet, {published}."))  # fmt: skip
     fits, printed = own.joint, paper.law("cpt")["gamma"]
     if fits is not None:
-        ends = fits.bounds("gamma")
+        bounds = fits.bounds("gamma")
         value = f"gamma {fits.cpt.params['gamma']:+.3f}"
-        interval = f"[{ends[0]:+.3f}, {ends[1]:+.3f}]" if ends else "(no interval: too few sizes)"
+        interval = f"[{bounds[0]:+.3f}, {bounds[1]:+.3f}]" if bounds else "(no interval: too few sizes)"
         found.append(Answer(value, f"{interval}; published {printed:+.3f}",
                             "of continued runs: above 0, larger models transfer more.",
                             f"{value} {interval} of continued runs, {printed:+.3f} published."))  # fmt: skip

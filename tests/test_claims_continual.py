@@ -92,17 +92,17 @@ def where(claim: Claim, value: float, world: World) -> World:
         language = next(iter(leaves(estimand))).language
         return dataclasses.replace(world, moved=lambda run, lang: by * (run.name in moving and lang == language))
     shares = [part for part in getattr(estimand, "parts", ()) if isinstance(part, LnShareAtZero)]
-    moving = [leaf for leaf in leaves(shares[0] if shares else estimand) if leaf.arm.startswith("cpt")]
-    moving = moving if shares else moving[-1:]
+    cells = [leaf for leaf in leaves(shares[0] if shares else estimand) if leaf.arm.startswith("cpt")]
+    cells = cells if shares else cells[-1:]
     low, high = -0.4, 0.4
-    rising = truth(shifted(world, moving, high), estimand) > truth(shifted(world, moving, low), estimand)
+    rising = truth(shifted(world, cells, high), estimand) > truth(shifted(world, cells, low), estimand)
     for _ in range(24):
         middle = (low + high) / 2
-        if (truth(shifted(world, moving, middle), estimand) < value) == rising:
+        if (truth(shifted(world, cells, middle), estimand) < value) == rising:
             low = middle
         else:
             high = middle
-    return shifted(world, moving, middle)
+    return shifted(world, cells, middle)
 
 
 def worlds(claim: Claim) -> dict[str, World]:

@@ -104,7 +104,7 @@ def test_a_table_of_another_study_is_refused(tmp_path) -> None:
 def test_published_numbers_have_a_source_and_a_mark() -> None:
     frames = (PAPER.laws, PAPER.frontiers, PAPER.constants, PAPER.savings, PAPER.errors, PAPER.facts, PAPER.sets)
     for frame in frames:
-        assert frame.evidence.isin(list(MEANINGS)).all() and frame["where"].str.len().gt(5).all()
+        assert frame.evidence.isin(list(MEANINGS)).all() and frame["where"].str.len().gt(3).all()
     assert PAPER.fact("source loss after without replay, 1.4B") == 3.68
     assert set(PAPER.evidence) == {"P", "R"}
 
