@@ -63,8 +63,11 @@ class Own:
         why = "there is no result table of this study yet"
         parts = ("runs", "ladder", "laws", "savings", "parents", "vocabularies", "gains", "replay", "forgetting",
                  "distances", "accuracies")  # fmt: skip
-        frames = [none] * 8
-        return cls(none, none, none, {}, *frames, None, None, dict.fromkeys(parts, why))
+        return cls(
+            rows=none, runs=none, ladder=none, curves={}, saved=none, by_parent=none, vocabularies=none, gains=none,
+            replayed=none, forgotten=none, distances=none, accuracies=none, joint=None, misses=None,
+            refused=dict.fromkeys(parts, why),
+        )  # fmt: skip
 
     @property
     def main_n(self) -> float:

@@ -200,9 +200,10 @@ def table_parents(sides: Sides, stem: Path) -> Table:
 def table_vocabulary(sides: Sides, stem: Path) -> Table:
     """Continued runs in every vocabulary, by bytes of the target: bits a byte, and over the joint vocabulary's."""
     table = sides.own.vocabularies
-    layouts = sides.own.rows.drop_duplicates("run_id").set_index("run_id").v_total if len(table) else {}
+    rows = sides.own.rows
+    pieces: dict[str, int] = dict(zip(rows.run_id, rows.v_total, strict=True)) if len(table) else {}
     lines = [
-        [count(row["target_bytes"]), row["setting"] or "joint", str(int(layouts[row["runs"][0]])),
+        [count(row["target_bytes"]), row["setting"] or "joint", str(int(pieces[row["runs"][0]])),
          f"{row['flops_exact']:.3g}", f"{row['bits_per_byte']:.4f}", _change(row["at_bytes"]),
          _change(row["at_flops"]), str(row["seeds"])]
         for row in table.to_dict("records")

@@ -150,6 +150,7 @@ class World:
                 "n_nonembedding": count(run.model).nonembedding, "n_head": count(run.model).head,
                 "tokens_seen": run.tokens_seen,
                 "tokens_language": tokens, "tokenizer_hash": text, "eval_hash": text,
+                "eval_tokens": 200_000, "eval_bytes": 600_000, "flops_exact": 6.0 * run.tokens_seen,
                 "ppl": math.exp(self.log_ppl.get(cell, self.law(text, run.model.d_model, worth))),
                 "status": "done", "exclusion": None,
             }  # fmt: skip
