@@ -186,15 +186,40 @@ def _bytes_per_token(prepared: Prepared, corpus: str) -> float:
     return counts.bytes / counts.tokens
 
 
-NOVELS = {name: f"text:{name}.txt.xz?split=blank2" for name in ("en", "fr", "de", "ar")}
+NOVELS = {name: f"text:{name}.txt.xz?split=blank2&language={name}" for name in ("en", "fr", "de", "ar")}
 NOVELS_TARGETS = {
     "": NOVELS["fr"],
     "German": NOVELS["de"],
     "Arabic": NOVELS["ar"],
-    "Chinese, other genre": "text:zh.txt.xz?split=blank",
+    "Chinese, other genre": "text:zh.txt.xz?split=blank&language=zh",
     "English Bible": "embedded:en",
 }
 RATES = str(Path(__file__).with_name("imbalance_rates.json"))
+
+NANO = Continual(
+    name="nano",
+    data=text(NOVELS["en"], NOVELS_TARGETS, 1024, DIAL),
+    cost="not measured yet",
+    source=NOVELS["en"],
+    targets=NOVELS_TARGETS,
+    sizes=("nano-2", "nano-3", "nano-4", "nano-5", "nano-6"),
+    main="nano-4",
+    tokens=(0.75, 1.5, 3.0, 6.0, 12.0),
+    middle=3.0,
+    parent_tokens=6.0,
+    other_parent=12.0,
+    warmup=0.54,
+    context=128,
+    batch=8,
+    recipe=RATES,
+    flops=1e13,
+    short=1.5,
+    domain={"English Bible": 0.75},
+    settings=DIAL,
+    near="German",
+    far="Arabic",
+    seeds=(0, 1),
+)
 
 STUDY = Study(
     name="continual",
@@ -223,52 +248,13 @@ STUDY = Study(
             replays=(0.01, 0.05, 0.1, 0.2, 0.5),
             seeds=(0, 1, 2),
         ),
-        Continual(
-            name="nano",
-            data=text(NOVELS["en"], NOVELS_TARGETS, 1024, DIAL),
-            cost="not measured yet",
-            source=NOVELS["en"],
-            targets=NOVELS_TARGETS,
-            sizes=("nano-2", "nano-3", "nano-4", "nano-5", "nano-6"),
-            main="nano-4",
-            tokens=(0.75, 1.5, 3.0, 6.0, 12.0),
-            middle=3.0,
-            parent_tokens=6.0,
-            other_parent=12.0,
-            warmup=0.54,
-            context=128,
-            batch=8,
-            recipe=RATES,
-            flops=1e13,
-            short=1.5,
-            domain={"English Bible": 0.75},
-            settings=DIAL,
-            near="German",
-            far="Arabic",
-            seeds=(0, 1),
-        ),
-        Continual(
+        NANO,
+        dataclasses.replace(
+            NANO,
             name="gpu",
-            data=text(NOVELS["en"], NOVELS_TARGETS, 1024, DIAL),
             cost="not measured on a GPU yet; `lab sweep plan continual --scale gpu --device h200` says what it expects",
-            source=NOVELS["en"],
-            targets=NOVELS_TARGETS,
             sizes=tuple(f"nano-{k}" for k in (2, 3, 4, 5, 6, 7, 8, 10)),
             main="nano-6",
-            tokens=(0.75, 1.5, 3.0, 6.0, 12.0),
-            middle=3.0,
-            parent_tokens=6.0,
-            other_parent=12.0,
-            warmup=0.54,
-            context=128,
-            batch=8,
-            recipe=RATES,
-            flops=1e13,
-            short=1.5,
-            domain={"English Bible": 0.75},
-            settings=DIAL,
-            near="German",
-            far="Arabic",
             seeds=(0, 1, 2, 3, 4),
         ),
         Continual(

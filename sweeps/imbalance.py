@@ -262,6 +262,18 @@ def arms(texts: Mapping[str, Prepared], scale: Imbalance) -> tuple[Arm, ...]:
     return tuple(found)
 
 
+NANO = Imbalance(
+    name="nano",
+    data=text(NOVELS, 1024),
+    corpora=NOVELS,
+    cost="290 runs, 823M tokens; order 1 is 42 runs, 88M tokens",
+    tokens=3_000_000,
+    sizes=("nano-4", "nano-2", "nano-6"),
+    context=128,
+    batch=8,
+    recipe=RATES,
+)
+
 STUDY = Study(
     name="imbalance",
     question="Does a dominant language make the tokens of a rarer one worth more, and when?",
@@ -281,27 +293,13 @@ STUDY = Study(
             orders=(1, 7),
             shares=(0.1, 0.5),
         ),
-        Imbalance(
-            name="nano",
-            data=text(NOVELS, 1024),
-            corpora=NOVELS,
-            cost="287 runs, 814M tokens; order 1 is 42 runs, 88M tokens",
-            tokens=3_000_000,
-            sizes=("nano-4", "nano-2", "nano-6"),
-            context=128,
-            batch=8,
-            recipe=RATES,
-        ),
-        Imbalance(
+        NANO,
+        dataclasses.replace(
+            NANO,
             name="gpu",
-            data=text(NOVELS, 1024),
-            corpora=NOVELS,
             cost="not measured on a GPU yet; `lab sweep plan imbalance --scale gpu --device h200` says what it expects",
             tokens=5_000_000,
             sizes=("nano-6", "nano-4", "nano-10"),
-            context=128,
-            batch=8,
-            recipe=RATES,
             seeds=(0, 1, 2, 3, 4),
             few=None,
         ),
