@@ -43,6 +43,7 @@ from sweeps.study import Arm, LawFit, Study
 
 # Evaluations along a replayed run, of which Figure 5 is made.
 EVALUATIONS = 8
+COLUMNS = {"N": "n_nonembedding", "D": "tokens_language"}
 EXTENSIONS: tuple[Extension, ...] = ("composition", "mean", "random")
 
 DIAL = (
@@ -279,8 +280,8 @@ STUDY = Study(
     ),
     arms=arms,
     laws=(
-        LawFit("chinchilla", where="arm.str.startswith('scratch,')"),
-        LawFit("cpt", where="arm.str.startswith('cpt,') and mixture == 'source:0 target:1'"),
+        LawFit("chinchilla", "arm.str.startswith('scratch,') and schedule == 'wsd'", COLUMNS),
+        LawFit("cpt", "arm.str.startswith('cpt,') and schedule == 'wsd' and share == 1", COLUMNS),
     ),
     claims=claims,
 )

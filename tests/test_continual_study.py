@@ -8,9 +8,11 @@ import pytest
 import tiny
 
 from lab.data.prepare import Prepared
+from sweeps import texts
 from sweeps.continual import STUDY
 from sweeps.continual_runs import DISTANCE, REPLAY, VOCABULARY
 from sweeps.exclusion import DEFAULT_RULES
+from sweeps.plan import planned_rows, select
 
 SCALES = {scale.name: scale for scale in STUDY.scales}
 
@@ -118,3 +120,12 @@ def test_extensions_differ_in_how_new_rows_begin_alone(arms_of):
 def test_replayed_arms_are_evaluated_along_the_way(arms_of):
     along = {arm.evaluations for arm in arms_of("nano") if arm.order == REPLAY and "replay 5 %, 3M, nano-4" in arm.name}
     assert along == {8} and STUDY.exclude == DEFAULT_RULES
+
+
+def test_the_laws_find_their_rows_before_anything_is_trained(arms_of, stores):
+    rows = planned_rows(arms_of("embedded"), texts.stores(stores))
+    scratch, continued = (select(rows, law.where) for law in STUDY.laws)
+    assert set(scratch.language) == set(continued.language) == {"target"}
+    # Budgets vary at each size: else beta' and gamma cannot be told apart.
+    assert (continued.groupby("n_nonembedding").tokens_language.nunique() > 3).all()
+    assert all(set(law.columns.values()) <= set(rows.columns) for law in STUDY.laws)
