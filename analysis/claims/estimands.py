@@ -39,6 +39,11 @@ class Span:
     def exactly(cls, value: np.ndarray) -> Span:
         return cls(value, value)
 
+    @classmethod
+    def bounded(cls, value: np.ndarray, bound: np.ndarray) -> Span:
+        """`value`, which is an upper bound where `bound` [R] is below 0 and a lower one where it is above."""
+        return cls(np.where(bound < 0, -np.inf, value), np.where(bound > 0, np.inf, value))
+
     def __add__(self, other: Span) -> Span:
         return Span(self.low + other.low, self.high + other.high)
 
@@ -144,7 +149,7 @@ class LnTEff:
     def of(self, sample: Sample) -> Span:
         worth = sample.reference(self.arm, self.language).worth(sample.log_ppl(self.arm, self.language))
         value = np.log(worth.tokens / sample.tokens(self.arm, self.language))
-        return Span(np.where(worth.bound < 0, -np.inf, value), np.where(worth.bound > 0, np.inf, value))
+        return Span.bounded(value, worth.bound)
 
     def __str__(self) -> str:
         return f"ln TEff({self.language}; {self.arm})"
@@ -226,7 +231,7 @@ class LnWorth:
         curve = LocalCurve.through(tokens[order], np.log(losses), np.ones(len(order)))
         worth = curve.worth(np.log(sample.loss(self.arm, self.language)))
         value = np.log(worth.tokens / sample.tokens(self.arm, self.language))
-        return Span(np.where(worth.bound < 0, -np.inf, value), np.where(worth.bound > 0, np.inf, value))
+        return Span.bounded(value, worth.bound)
 
     def __str__(self) -> str:
         return f"ln worth({self.language}; {self.arm})"
