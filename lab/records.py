@@ -16,7 +16,9 @@ import json
 import os
 import platform
 import subprocess
+import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from importlib import metadata
@@ -26,6 +28,9 @@ from typing import IO, Any
 from lab import distributed
 from lab.config import RunConfig, canonical_json, from_json, to_json
 from lab.errors import LabError
+
+# A process that waits longer than this for another one says so.
+PATIENCE_S = 2.0
 
 
 class RunDir:
@@ -207,22 +212,28 @@ def locked(directory: Path, wait: bool = False) -> Iterator[None]:
 
 
 def _flock(file: IO[str], wait: bool) -> None:
-    """Takes the lock; without `wait`, several times, since `lab sweep status` touches it for an instant.
+    """Takes the lock; without `wait`, several times, since `lab sweep status` touches it for an instant. A wait that is
+    not short is said on stderr.
 
     Raises:
       BlockingIOError: when another process keeps it.
     """
-    if wait:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        return
-    for pause in (0.01, 0.03, None):
+    for pause in (None,) if wait else (0.01, 0.03, None):
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             return
         except BlockingIOError:
-            if pause is None:
-                raise
-            time.sleep(pause)
+            if pause is not None:
+                time.sleep(pause)
+    if not wait:
+        raise BlockingIOError
+    message = f"Waiting for another process that writes {Path(file.name).parent} ..."
+    notice = threading.Timer(PATIENCE_S, print, (message,), {"file": sys.stderr, "flush": True})
+    notice.start()
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX)
+    finally:
+        notice.cancel()
 
 
 @functools.cache

@@ -58,8 +58,8 @@ class Continual(Scale):
       context, batch, recipe: as in other studies.
       orders: which orders of arms there are.
       replays: shares of the source; `few_replays` of them at side sizes, and on `short` tokens.
-      bible: tokens of the target `another domain`, which has few; 0 for none.
-      dial: settings of the derived target.
+      domain: tokens of the targets that have few, by setting.
+      settings: of the derived target.
       near, far: settings of two real targets.
       flops: at which the best sizes are compared.
     """

@@ -12,7 +12,8 @@ Arms are trained in orders, each a valid place to stop: (1) the monolingual ladd
 schedules, and twice the tokens; (3) ten languages, and anchors; (4) two side sizes; (5) a real second language, in
 disjoint and merged vocabularies; (6) the rest of the paper's runs; (7) the headline arms at the paper's own learning
 rate, which is the same at every size and budget; (8) what the paper does not have: clones that read the same texts, a
-clone beside text without structure, and all shares at the side sizes; (9) more seeds of orders 5 and 8.
+clone beside text without structure, and all shares at the side sizes; (9) more seeds of orders 5 and 8; (10) many
+seeds of what takeaways 1 and 3 rest on: the equal pair, and the budgets among which its perplexity is read.
 """
 
 from __future__ import annotations
@@ -43,6 +44,9 @@ PAPER_RATE = 7
 # What the paper does not have.
 BEYOND = 8
 OTHER_SEEDS = 9
+MANY_SEEDS = 10
+# Where a perplexity at half of T is read, with the budgets beside it.
+AROUND_HALF = (0.3, 0.5, 0.7)
 PAPER_SUFFIX = ", paper's rate"
 PAPER = dataclasses.replace(LANGUINI.optim, warmup=500 / 18_265)
 
@@ -59,7 +63,8 @@ class Imbalance(Scale):
       batch: sequences a step.
       recipe: of the learning rate and the rest of the optimiser (`lab.recipes`).
       orders: which orders of arms there are.
-      few: how many of the seeds the arms of order 6 have, and those of orders 5 and 8 before order 9; None for all.
+      usual: how many of the seeds arms have before order 10; None for all.
+      few: how many of them the arms of order 6 have, and those of orders 5 and 8 before order 9; None for the usual.
       ladder: the monolingual budgets, in units of T.
       shares: of the clone.
     """
@@ -72,6 +77,7 @@ class Imbalance(Scale):
     recipe: str
     orders: tuple[int, ...] = (1, 2, 3, 4, 5, 6, 7, 8)
     seeds: tuple[int, ...] = dataclasses.field(default=(0, 1, 2), kw_only=True)
+    usual: int | None = None
     few: int | None = 1
     ladder: tuple[float, ...] = LADDER
     shares: tuple[float, ...] = SHARES
@@ -149,7 +155,11 @@ class _Maker:
             name, optim = name + PAPER_SUFFIX, PAPER
         else:  # budgets beyond the tuned ones, up to 4 T, are said in docs/imbalance.md
             optim = recipe(scale.recipe, extrapolate=True).setup(model, tokens, scale.batch).optim
-        for k, seed in enumerate(scale.seeds[: scale.few if order == REST else None]):
+        if order == MANY_SEEDS:
+            seeds = scale.seeds[scale.usual :] if scale.usual is not None else ()
+        else:
+            seeds = scale.seeds[: scale.usual][: scale.few if order == REST else None]
+        for k, seed in enumerate(seeds):
             run = RunConfig(
                 model=model,
                 optim=optim,
@@ -259,6 +269,9 @@ def arms(texts: Mapping[str, Prepared], scale: Imbalance) -> tuple[Arm, ...]:
         for p in scale.shares:
             if p not in (0.5, 0.1):
                 add(BEYOND, f"clone {percent(p)}", clone(p), size=size)
+
+    add(MANY_SEEDS, "l1", l1, *AROUND_HALF)
+    add(MANY_SEEDS, f"clone {percent(0.5)}", clone(0.5))
     return tuple(found)
 
 
@@ -266,12 +279,15 @@ NANO = Imbalance(
     name="nano",
     data=text(NOVELS, 1024),
     corpora=NOVELS,
-    cost="290 runs, 823M tokens; order 1 is 42 runs, 88M tokens",
+    cost="314 runs, 868M tokens; order 1 is 42 runs, 88M tokens",
     tokens=3_000_000,
     sizes=("nano-4", "nano-2", "nano-6"),
     context=128,
     batch=8,
     recipe=RATES,
+    orders=(1, 2, 3, 4, 5, 6, 7, 8, MANY_SEEDS),
+    seeds=tuple(range(9)),
+    usual=3,
 )
 
 STUDY = Study(
@@ -300,7 +316,9 @@ STUDY = Study(
             cost="not measured on a GPU yet; `lab sweep plan imbalance --scale gpu --device h200` says what it expects",
             tokens=5_000_000,
             sizes=("nano-6", "nano-4", "nano-10"),
+            orders=(1, 2, 3, 4, 5, 6, 7, 8),
             seeds=(0, 1, 2, 3, 4),
+            usual=None,
             few=None,
         ),
         Imbalance(

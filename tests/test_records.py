@@ -4,12 +4,14 @@ import errno
 import json
 import multiprocessing
 import os
+import threading
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from test_config import run_config
 
+from lab import records
 from lab.errors import LabError
 from lab.records import RunDir, atomic_write, locked
 from lab.table import COLUMNS, read_table, table_of, write_table
@@ -85,6 +87,26 @@ def test_two_processes_cannot_hold_one_directory(tmp_path):
         process.join()
     with locked(tmp_path):
         pass
+
+
+def test_a_process_that_waits_says_for_what(tmp_path, monkeypatch):
+    monkeypatch.setattr(records, "PATIENCE_S", 0.0)
+    said = threading.Event()
+    spoken: list[str] = []
+    monkeypatch.setattr("builtins.print", lambda text, **_: (spoken.append(text), said.set()))
+    taken = threading.Event()
+
+    def wait():
+        with locked(tmp_path, wait=True):
+            taken.set()
+
+    with locked(tmp_path):
+        waiting = threading.Thread(target=wait)
+        waiting.start()
+        assert said.wait(60) and not taken.is_set()
+    waiting.join(60)
+    assert taken.is_set()
+    assert spoken == [f"Waiting for another process that writes {tmp_path} ..."]
 
 
 def test_tables_keep_every_column_and_its_order(tmp_path):
