@@ -11,7 +11,7 @@ Names of arms are made by `analysis.continual.names`.
 
 Arms are trained in orders, each a valid place to stop: (1) the ladder of sizes and budgets, for the laws; (2) replay;
 (3) other targets: real languages, another domain, and derived languages at known distances; (4) vocabularies; (5) more
-seeds of the ladder's side sizes.
+seeds of replay and of the ladder's side sizes.
 """
 
 from __future__ import annotations
@@ -44,6 +44,8 @@ from sweeps.study import Arm, LawFit, Study
 # Evaluations along a replayed run, of which Figure 5 is made.
 EVALUATIONS = 8
 COLUMNS = {"N": "n_nonembedding", "D": "tokens_language"}
+# Arms of the ladder, which have no setting in their names (`analysis.continual.names`).
+LADDER_ARMS = f"arm.str.fullmatch('{{}}, [^,]+, [^,]+') and language == '{TARGET}'"
 EXTENSIONS: tuple[Extension, ...] = ("composition", "mean", "random")
 
 DIAL = (
@@ -108,19 +110,20 @@ def _replay(make: Maker) -> Iterator[Arm]:
     for k, seed in enumerate(scale.seeds):
         sources = _sources(make, size, seed)
         parent, trunk = _parent(sources, scale, size), sources[0].run
+        order = REPLAY if k == 0 else OTHER_SEEDS
         for replay in scale.replays:
             run = make.continued(pair, parent, size, scale.middle, seed, replay)
-            yield Arm(arm(what("cpt", "", replay), scale.middle, size), run, REPLAY, EVALUATIONS)
+            yield Arm(arm(what("cpt", "", replay), scale.middle, size), run, order, EVALUATIONS)
         for replay in (0.2, 0.5):  # the total fixed: fewer tokens of the target
             tokens = scale.middle * (1 - replay)
             run = make.continued(pair, parent, size, tokens, seed, replay)
-            yield Arm(arm(what("cpt", "", replay), tokens, size), run, REPLAY)
+            yield Arm(arm(what("cpt", "", replay), tokens, size), run, order)
         repeated = make.continued(pair, parent, size, scale.middle, seed, 0.2, repeat=True)
-        yield Arm(arm(what("cpt", "source repeated", 0.2), scale.middle, size), repeated, REPLAY)
+        yield Arm(arm(what("cpt", "source repeated", 0.2), scale.middle, size), repeated, order)
         # The source before its cooldown, with its moments and its rate: the schedule goes on.
         on = make.continued(pair, trunk, size, scale.middle, seed, carry="moments")
         on = dataclasses.replace(on, optim=dataclasses.replace(on.optim, warmup=0.0))
-        yield Arm(arm(what("cpt", "schedule continued"), scale.middle, size), on, REPLAY)
+        yield Arm(arm(what("cpt", "schedule continued"), scale.middle, size), on, order)
         if k == 0 and scale.short:
             for other in (scale.sizes[0], size, scale.sizes[-1]):
                 start = _parent(_sources(make, other, seed), scale, other)
@@ -204,7 +207,7 @@ NANO = Continual(
     source=NOVELS["en"],
     targets=NOVELS_TARGETS,
     sizes=("nano-1", "nano-2", "nano-3", "nano-4", "nano-5"),
-    main="nano-4",
+    main="nano-3",
     tokens=(0.75, 1.5, 3.0, 6.0, 12.0),
     middle=3.0,
     parent_tokens=6.0,
@@ -280,8 +283,8 @@ STUDY = Study(
     ),
     arms=arms,
     laws=(
-        LawFit("chinchilla", "arm.str.startswith('scratch,') and schedule == 'wsd'", COLUMNS),
-        LawFit("cpt", "arm.str.startswith('cpt,') and schedule == 'wsd' and share == 1", COLUMNS),
+        LawFit("chinchilla", LADDER_ARMS.format("scratch"), COLUMNS),
+        LawFit("cpt", LADDER_ARMS.format("cpt"), COLUMNS),
     ),
     claims=claims,
 )

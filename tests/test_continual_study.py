@@ -118,13 +118,18 @@ def test_extensions_differ_in_how_new_rows_begin_alone(arms_of):
 
 
 def test_replayed_arms_are_evaluated_along_the_way(arms_of):
-    along = {arm.evaluations for arm in arms_of("nano") if arm.order == REPLAY and "replay 5 %, 3M, nano-4" in arm.name}
+    name = f"replay 5 %, 3M, {SCALES['nano'].main}"
+    along = {arm.evaluations for arm in arms_of("nano") if arm.order == REPLAY and name in arm.name}
     assert along == {8} and STUDY.exclude == DEFAULT_RULES
 
 
-def test_the_laws_find_their_rows_before_anything_is_trained(arms_of, stores):
-    rows = planned_rows(arms_of("embedded"), texts.stores(stores))
+@pytest.mark.parametrize("name", ("embedded", "nano"))
+def test_the_laws_find_their_rows_before_anything_is_trained(arms_of, stores, name):
+    scale, rows = SCALES[name], planned_rows(arms_of(name), texts.stores(stores))
     scratch, continued = (select(rows, law.where) for law in STUDY.laws)
+    for role, found in (("scratch", scratch), ("cpt", continued)):
+        # No other target, length of the parent, or vocabulary is among them.
+        assert set(found.arm) == {f"{role}, {t:g}M, {size}" for t in scale.tokens for size in scale.sizes}
     assert set(scratch.language) == set(continued.language) == {"target"}
     # Budgets vary at each size: else beta' and gamma cannot be told apart.
     assert (continued.groupby("n_nonembedding").tokens_language.nunique() > 3).all()
