@@ -10,23 +10,14 @@ import math
 
 import numpy as np
 
-from analysis.claims.estimands import LOSS, Sample, Span
+from analysis.claims.estimands import LOSS, Sample, Score, ScoreAgainst, Span
 
 
 @dataclasses.dataclass(frozen=True)
-class LnBits:
+class LnBits(Score):
     """ln of the bits a byte of an arm in a language: what compares arms of different vocabularies, as no loss does."""
 
-    arm: str
-    language: str
-
-    @property
-    def needs(self) -> tuple[str, ...]:
-        return (self.arm,)
-
-    @property
-    def cell(self) -> tuple[str, str]:
-        return LOSS, self.language
+    scored = LOSS
 
     def of(self, sample: Sample) -> Span:
         return Span.exactly(_log_bits(sample, self.arm, self.language))
@@ -36,7 +27,7 @@ class LnBits:
 
 
 @dataclasses.dataclass(frozen=True)
-class LnBitsAtFlops:
+class LnBitsAtFlops(ScoreAgainst):
     """ln of the bits a byte of an arm over those of a ladder at the arm's exact FLOPs; a bound beyond its ends.
 
     The ladder is joined monotonely in ln bits and ln FLOPs. Above 0 the arm is worse at equal compute.
@@ -45,17 +36,7 @@ class LnBitsAtFlops:
       ladder: arms that are equal but for their tokens, of another vocabulary.
     """
 
-    arm: str
-    language: str
-    ladder: tuple[str, ...]
-
-    @property
-    def needs(self) -> tuple[str, ...]:
-        return (self.arm, *self.ladder)
-
-    @property
-    def cell(self) -> tuple[str, str]:
-        return LOSS, self.language
+    scored = LOSS
 
     def of(self, sample: Sample) -> Span:
         from analysis.reference import LocalCurve

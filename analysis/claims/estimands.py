@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, MutableMapping
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 import numpy as np
 
@@ -127,24 +127,42 @@ class Measured(Statistic, Protocol):
 
 
 @dataclasses.dataclass(frozen=True)
-class LnTEff:
-    """ln of the token efficiency of an arm in a language (arXiv:2404.07982, section 3); bounded at the law's ends.
-
-    Attributes:
-      ladder: monolingual arms without which it is not to be read; others at the same size are used as well.
-    """
+class Score:
+    """A statistic of what one arm scores in one language: a perplexity or a plain loss, as its class says."""
 
     arm: str
     language: str
+    scored: ClassVar[str]
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        return (self.arm,)
+
+    @property
+    def cell(self) -> tuple[str, str]:
+        return self.scored, self.language
+
+
+@dataclasses.dataclass(frozen=True)
+class ScoreAgainst(Score):
+    """A score that is read against a ladder of other arms, all of which it needs."""
+
     ladder: tuple[str, ...]
 
     @property
     def needs(self) -> tuple[str, ...]:
         return (self.arm, *self.ladder)
 
-    @property
-    def cell(self) -> tuple[str, str]:
-        return PPL, self.language
+
+@dataclasses.dataclass(frozen=True)
+class LnTEff(ScoreAgainst):
+    """ln of the token efficiency of an arm in a language (arXiv:2404.07982, section 3); bounded at the law's ends.
+
+    Attributes:
+      ladder: monolingual arms without which it is not to be read; others at the same size are used as well.
+    """
+
+    scored = PPL
 
     def of(self, sample: Sample) -> Span:
         worth = sample.reference(self.arm, self.language).worth(sample.log_ppl(self.arm, self.language))
@@ -156,41 +174,23 @@ class LnTEff:
 
 
 @dataclasses.dataclass(frozen=True)
-class LnPPL:
+class LnPPL(Score):
     """ln of the sliding-window perplexity of an arm in a language; a claim is about differences of it."""
 
-    arm: str
-    language: str
-
-    @property
-    def needs(self) -> tuple[str, ...]:
-        return (self.arm,)
+    scored = PPL
 
     def of(self, sample: Sample) -> Span:
         return Span.exactly(sample.log_ppl(self.arm, self.language))
-
-    @property
-    def cell(self) -> tuple[str, str]:
-        return PPL, self.language
 
     def __str__(self) -> str:
         return f"ln PPL({self.language}; {self.arm})"
 
 
 @dataclasses.dataclass(frozen=True)
-class LnLoss:
+class LnLoss(Score):
     """ln of the plain loss of an arm in a language, nats a token; what laws are fitted to."""
 
-    arm: str
-    language: str
-
-    @property
-    def needs(self) -> tuple[str, ...]:
-        return (self.arm,)
-
-    @property
-    def cell(self) -> tuple[str, str]:
-        return LOSS, self.language
+    scored = LOSS
 
     def of(self, sample: Sample) -> Span:
         return Span.exactly(np.log(sample.loss(self.arm, self.language)))
@@ -200,7 +200,7 @@ class LnLoss:
 
 
 @dataclasses.dataclass(frozen=True)
-class LnWorth:
+class LnWorth(ScoreAgainst):
     """ln of what an arm's tokens of a language are worth: tokens at which a ladder has its loss, over its own.
 
     The ladder is joined monotonely in ln loss and ln tokens, without a law; a loss that no arm of it reaches gives a
@@ -210,17 +210,7 @@ class LnWorth:
       ladder: arms that are equal but for their tokens, and differ from the arm in what is to be priced.
     """
 
-    arm: str
-    language: str
-    ladder: tuple[str, ...]
-
-    @property
-    def needs(self) -> tuple[str, ...]:
-        return (self.arm, *self.ladder)
-
-    @property
-    def cell(self) -> tuple[str, str]:
-        return LOSS, self.language
+    scored = LOSS
 
     def of(self, sample: Sample) -> Span:
         from analysis.reference import LocalCurve
