@@ -7,7 +7,7 @@ number is exact and hollow where it was read off a plot; measured ones are fille
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 import pandas as pd
@@ -17,6 +17,7 @@ from matplotlib.ticker import FixedLocator, LogLocator, NullLocator
 
 from analysis.panels import BLUE, GREEN, GREY, ORANGE, VERMILION
 from figures.drawing import empty_panel, mark
+from figures.imbalance_sides import Side, Sides
 
 # For figures in which two languages lie on each other: the first is drawn on top and smaller.
 MARK_SIZE = {"l1": 4.2, "clone1": 6.6, "l2": 6.6}
@@ -119,6 +120,23 @@ def same_worths(panels: Sequence[Axes]) -> None:
 def absent(ax: Axes, names: Sequence[str], why: str = "not in the table") -> None:
     """An empty panel, saying in words what it lacks."""
     empty_panel(ax, why, condensed(names))
+
+
+def filled(
+    panels: Iterable[Axes], sides: Sides, frames: Sequence[pd.DataFrame], names: Sequence[str]
+) -> Iterator[tuple[Axes, Side, pd.DataFrame]]:
+    """Each side's panel with its rows, titled; one without rows says what it lacks, and is done."""
+    for ax, side, rows in zip(panels, sides.both, frames, strict=True):
+        ax.set_title(side.title)
+        if rows.empty:
+            absent(ax, names)
+        else:
+            yield ax, side, rows
+
+
+def named_share(rows: pd.DataFrame) -> np.ndarray:
+    """The second language's share, from the names of arms like `clone 10 %`."""
+    return rows.arm.str.extract(r"([\d.]+) %", expand=False).to_numpy(float) / 100
 
 
 def partly(names: Sequence[str], of: int) -> str:

@@ -12,7 +12,7 @@ from matplotlib.ticker import LogLocator
 
 from analysis.panels import GREY
 from figures.drawing import axes, foot, key, mark, save
-from figures.imbalance_drawing import MODEL, absent, evidence, partly, series, share_axis
+from figures.imbalance_drawing import MODEL, absent, evidence, filled, named_share, partly, series, share_axis
 from figures.imbalance_sides import Sides, missing
 from figures.imbalance_transfer import CLONE, SHARES
 
@@ -44,7 +44,7 @@ def figure_6(sides: Sides, stem: Path) -> Path:
                 frames.append(rows := rows[rows.place == "all"])
                 for condition, (marker, dash) in CONDITIONS.items():
                     part = rows[rows.condition == condition]
-                    series(ax, _shares(part), part, "value", MODEL[model], marker, dash)
+                    series(ax, named_share(part), part, "value", MODEL[model], marker, dash)
             if all(rows.empty for rows in frames[before:]):
                 absent(ax, [])
             else:
@@ -63,10 +63,6 @@ def figure_6(sides: Sides, stem: Path) -> Path:
     return save(figure, stem, sides.provenance("figure_6", published, measured))
 
 
-def _shares(rows: pd.DataFrame) -> np.ndarray:
-    return rows.arm.str.extract(r"([\d.]+) %", expand=False).to_numpy(float) / 100
-
-
 def figure_7(sides: Sides, stem: Path) -> Path:
     """Cosine of input embeddings by how often a piece occurs, as a share of all training tokens."""
     figure, panels = axes(1, 2, (10, 4.6), sharex=True, sharey=True)
@@ -76,13 +72,9 @@ def figure_7(sides: Sides, stem: Path) -> Path:
         rows = side.probed("input embedding", CLONE, "pairs")
         frames.append(rows := rows[rows.place != "all"])
     names = missing(frames[0], frames[1])
-    for ax, side, rows in zip(panels, sides.both, frames, strict=True):
-        ax.set_title(side.title)
-        if rows.empty:
-            absent(ax, names)
-            continue
+    for ax, side, rows in filled(panels, sides, frames, names):
         for _, part in rows.groupby("arm"):
-            share = float(_shares(part)[0])
+            share = float(named_share(part)[0])
             middle = 10 ** (part.place.to_numpy(float) + 0.5 / BINS_A_DECADE) / side.tokens
             series(ax, middle, part, "value", colours.get(share, GREY), line="-")
         ax.set_xscale("log")
@@ -90,7 +82,7 @@ def figure_7(sides: Sides, stem: Path) -> Path:
         ax.axhline(0, color=GREY, linewidth=0.6, zorder=0)
         ax.set_xlabel("occurrences of a piece by all training tokens")
     panels[0].set_ylabel("mean cosine with the clone")
-    shown = sorted({float(s) for rows in frames if len(rows) for s in _shares(rows)})
+    shown = sorted({float(s) for rows in frames if len(rows) for s in named_share(rows)})
     key(figure, [mark(f"clone {100 * s:g} %", colours.get(s, GREY), "o", "-") for s in shown] + evidence())
     foot(figure, f"Published: {sides.notes['Figure 7'][0].lower()}{sides.notes['Figure 7'][1:]}",
          partly(names, frames[0].arm.nunique()))  # fmt: skip

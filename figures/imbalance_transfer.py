@@ -17,6 +17,8 @@ from figures.imbalance_drawing import (
     NAME,
     absent,
     evidence,
+    filled,
+    named_share,
     partly,
     perplexity_axis,
     same_worths,
@@ -43,11 +45,7 @@ def figure_1_left(sides: Sides, stem: Path) -> Path:
     figure, panels = axes(1, 2, (10, 4.6))
     rows = [side.pick(CLONE, 1.0).query("share <= 0.5 or language == 'l1'") for side in sides.both]
     names = missing(rows[0], rows[1])
-    for ax, side, shown in zip(panels, sides.both, rows, strict=True):
-        ax.set_title(side.title)
-        if shown.empty:
-            absent(ax, names)
-            continue
+    for ax, side, shown in filled(panels, sides, rows, names):
         _alone(ax, side, "l1", 1 - np.linspace(0.05, 0.5, 60))
         _alone(ax, side, "clone1", np.linspace(0.05, 0.5, 60))
         for language, part in shown.groupby("language"):
@@ -78,13 +76,9 @@ def figure_1_right(sides: Sides, stem: Path) -> Path:
     figure, panels = axes(1, 2, (10, 4.4), sharey=True)
     rows = [side.probed("finetune", CLONE) for side in sides.both]
     names = missing(rows[0], rows[1])
-    for ax, side, shown in zip(panels, sides.both, rows, strict=True):
-        ax.set_title(side.title)
-        if shown.empty:
-            absent(ax, names)
-            continue
+    for ax, _, shown in filled(panels, sides, rows, names):
         for (language, condition), part in _mean_of_tasks(shown).groupby(["language", "condition"]):
-            x = _shares_of(part)
+            x = named_share(part)
             if condition == "model":
                 series(ax, x, part, "value", LANGUAGE[str(language)], line="-")
             else:
@@ -107,11 +101,6 @@ def _mean_of_tasks(rows: pd.DataFrame) -> pd.DataFrame:
     """Unweighted mean over the tasks of each arm, language and condition."""
     ends = rows.groupby(["arm", "language", "condition"], sort=False)[["value", "value_low", "value_high"]].mean()
     return ends.reset_index().assign(value_exact=True)
-
-
-def _shares_of(rows: pd.DataFrame) -> np.ndarray:
-    """The clone's share, from the names of arms like `clone 10 %`."""
-    return rows.arm.str.extract(r"([\d.]+) %", expand=False).to_numpy(float) / 100
 
 
 def figure_3(sides: Sides, stem: Path) -> Path:
@@ -151,11 +140,7 @@ def figure_8(sides: Sides, stem: Path) -> Path:
     figure, panels = axes(1, 2, (10, 4.6))
     rows = [_anchored(side) for side in sides.both]
     names = missing(rows[0], rows[1])
-    for ax, side, shown in zip(panels, sides.both, rows, strict=True):
-        ax.set_title(side.title)
-        if shown.empty:
-            absent(ax, names)
-            continue
+    for ax, side, shown in filled(panels, sides, rows, names):
         for share in (0.5, 0.6, 0.7, 0.8, 0.9, 1.0):
             ppl = side.law("main", "l1", np.array(share))
             if ppl is not None:
