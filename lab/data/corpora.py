@@ -22,11 +22,8 @@ Whatever splits a set comes with, the split read is cut anew into training, vali
 from __future__ import annotations
 
 import dataclasses
-import gzip
 import hashlib
 import importlib.util
-import json
-import lzma
 import os
 import re
 import urllib.parse
@@ -38,6 +35,7 @@ import numpy as np
 
 from lab.data.derived import RULE, Change, Derivation, Half, derive
 from lab.data.embedded import Document, bible, hadith, package_release
+from lab.data.text_files import SPLITS, default_split, reading, texts
 from lab.errors import LabError
 
 
@@ -198,13 +196,10 @@ def _take(form: str, options: dict[str, str], **defaults: str) -> dict[str, str]
     return {**defaults, **options}
 
 
-_SPLITS = re.compile(r"blank|blank2|line|file|jsonl:.+")
-
-
 def _text(path_name: str, options: dict[str, str], query: str) -> Corpus:
     path = Path(path_name).expanduser()
     chosen = _take("text:PATH", options, split="")
-    if chosen["split"] and not _SPLITS.fullmatch(chosen["split"]):
+    if chosen["split"] and not SPLITS.fullmatch(chosen["split"]):
         raise LabError(
             f"Unknown way {chosen['split']!r} to split {path}.", "Use blank, blank2, line, file or jsonl:FIELD."
         )
@@ -216,95 +211,19 @@ def _text(path_name: str, options: dict[str, str], query: str) -> Corpus:
     digest = hashlib.sha256()
     for file in files:
         digest.update(file.relative_to(path).as_posix().encode() + b"\0")
-        with _reading(file), file.open("rb") as raw:
+        with reading(file), file.open("rb") as raw:
             digest.update(hashlib.file_digest(raw, "sha256").digest())
 
     def documents() -> Iterator[Document]:
         for file in files:
-            split = chosen["split"] or _default_split(file, path.is_dir())
-            for text in _texts(file, split):
+            split = chosen["split"] or default_split(file, path.is_dir())
+            for text in texts(file, split):
                 if text.strip():
                     yield Document.of_text(text)
 
     release = f"sha256:{digest.hexdigest()[:16]}"
     name = f"text:{path.resolve().name}{query}"
     return Corpus(name, chosen["language"], chosen["licence"], "", release, documents)
-
-
-def _default_split(file: Path, in_folder: bool) -> str:
-    if ".jsonl" in file.suffixes:
-        return "jsonl:text"
-    return "file" if in_folder else "blank"
-
-
-class _reading:
-    """Turns what goes wrong while `file` is read into a LabError."""
-
-    def __init__(self, file: Path):
-        self._file = file
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, UnicodeDecodeError):
-            raise LabError(f"{self._file} is not UTF-8 text (byte {error.start}).", "Convert it first.") from error
-        if isinstance(error, (OSError, EOFError, lzma.LZMAError)):
-            reason = getattr(error, "strerror", None) or error
-            raise LabError(f"{self._file} cannot be read: {reason}.", "Is it whole, and readable?") from error
-
-
-def read_lines(file: Path) -> Iterator[str]:
-    """The lines of a UTF-8 file (plain, .gz or .xz), without their ends. Raises LabError when it cannot be read."""
-    yield from _texts(file, "line")
-
-
-def _texts(file: Path, split: str) -> Iterator[str]:
-    opener: Any = {".gz": gzip.open, ".xz": lzma.open}.get(file.suffix, open)
-    with _reading(file), opener(file, "rt", encoding="utf-8", newline="") as lines:
-        if split == "file":
-            yield lines.read()
-        elif split == "line":
-            for line in lines:
-                yield line.rstrip("\r\n")
-        elif split.startswith("jsonl:"):
-            field = split.removeprefix("jsonl:")
-            for number, line in enumerate(lines, 1):
-                if line.strip():
-                    yield _json_field(file, number, line, field)
-        else:
-            yield from _paragraphs(lines, blank_lines=2 if split == "blank2" else 1)
-
-
-def _paragraphs(lines: Iterator[str], blank_lines: int) -> Iterator[str]:
-    """Texts that end with at least so many blank lines, without those."""
-    text: list[str] = []
-    blank = 0
-    for line in lines:
-        if line.strip():
-            if blank >= blank_lines and text:
-                yield "".join(text).rstrip("\r\n")
-                text = []
-            elif text:
-                text += ["\n"] * blank
-            text.append(line)
-            blank = 0
-        else:
-            blank += 1
-    if text:
-        yield "".join(text).rstrip("\r\n")
-
-
-def _json_field(file: Path, number: int, line: str, field: str) -> str:
-    try:
-        text = json.loads(line)[field]
-    except (ValueError, KeyError, TypeError) as error:
-        raise LabError(
-            f"Line {number} of {file} is no JSON object with a field {field!r}.", "Name it by `?split=jsonl:FIELD`."
-        ) from error
-    if not isinstance(text, str):
-        raise LabError(f"The field {field!r} of line {number} of {file} is not text.", "Name another field.")
-    return text
 
 
 def _tfds(name: str, options: dict[str, str], query: str) -> Corpus:

@@ -16,7 +16,8 @@ import hashlib
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from lab.data.corpora import read_lines, tfds_examples
+from lab.data.corpora import tfds_examples
+from lab.data.text_files import read_lines
 from lab.errors import LabError
 
 

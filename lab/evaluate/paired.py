@@ -18,9 +18,9 @@ from pathlib import Path
 import numpy as np
 
 from lab.config import MixtureConfig
-from lab.data.corpora import read_lines
 from lab.data.evalset import EvalSet, parallel_verses
 from lab.data.store import TokenStore
+from lab.data.text_files import read_lines
 from lab.data.vocabulary import EOD, LanguageLayout, Tokenizer
 from lab.errors import LabError
 
