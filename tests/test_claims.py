@@ -215,6 +215,20 @@ def test_too_few_seeds_leave_a_claim_undecided_whatever_the_numbers_say() -> Non
     assert blind.verdict == "undecided" and blind.reason == "no arm has replicate seeds"
 
 
+def test_what_was_measured_on_one_run_alone_blinds_no_other_claim() -> None:
+    probes = CLAIMS["T4"]
+    world = World()
+    table = world.table(RUNS, (*PAIR.needs, *probes.needs))
+    readings = world.probe_table(table, leaves(probes.estimand))
+    once = readings[readings.run_id.isin(table.run_id[table.seed_init == 0])]
+    (alone,) = ledger((PAIR,), gather(table, (PAIR,), draws=FEW))
+    entries = ledger((PAIR, probes), gather(table, (PAIR, probes), once, draws=FEW))
+    assert alone.finding is not None and entries[0].finding is not None and entries[1].finding is not None
+    assert entries[0].finding.half_width == pytest.approx(alone.finding.half_width, rel=0.2)
+    assert entries[1].finding.interval == (-math.inf, math.inf) and entries[1].verdict == "undecided"
+    assert entries[1].reason == "no arm has replicate seeds"
+
+
 def test_a_bound_decides_where_it_can() -> None:
     """A perplexity that no number of tokens explains: TEff is at most the pole's, which is below 1."""
     claim = dataclasses.replace(CLAIMS["T2"], side="below")

@@ -31,6 +31,8 @@ from lab.errors import LabError
 
 Reading = Literal["law", "local"]
 LEVEL = 0.95
+# Refits of one law differ by so much among draws that do not concern it.
+ROUNDING = 1e-6
 # One standard deviation on either side of a normal's median.
 ONE_SD = stats.norm.cdf(-1), stats.norm.cdf(1)
 
@@ -93,7 +95,8 @@ class Evidence:
       documents: eval_hash -> how many it has, where they were kept.
       ladders: (language, n_nonembedding) -> ladder.
       runs: arm -> run ids.
-      draws: [cells, 1 + cells + R]: the estimate, each cell moved by its error, the joint draws.
+      draws: [cells, 1 + cells + R]: the estimate, each cell moved by its error (or a little, where that is not known),
+        the joint draws.
       shifts: [cells, R] of the documents alone.
     """
 
@@ -181,10 +184,10 @@ class Evidence:
         low, high = float(span.low[0]), float(span.high[0])
         first = 1 + len(self.cells)
         seeds, documents, freedom = self._sources(span)
-        return Estimate(
-            low, high, _distance(span.low[first:], ONE_SD[0]), _distance(span.high[first:], ONE_SD[1]),
-            freedom, seeds, documents,
-        )  # fmt: skip
+        known = freedom > 0
+        below = _distance(span.low[first:], ONE_SD[0]) if known else np.inf
+        above = _distance(span.high[first:], ONE_SD[1]) if known else np.inf
+        return Estimate(low, high, below, above, freedom, seeds, documents)
 
     def _sources(self, span: Span) -> tuple[float, float, float]:
         """Variance of an estimate from seeds and from documents, and its degrees of freedom, by its slopes."""
@@ -194,9 +197,10 @@ class Evidence:
         moved = value[1 : 1 + len(self.cells)] - value[0]
         moved = np.where(np.isfinite(moved), moved, 0.0)
         error = self.cells.error.to_numpy()
-        if not np.isfinite(error).all():
-            used = ~np.isfinite(error) & (np.abs(moved) > 0)
-            return (np.inf, np.inf, 0.0) if used.any() else (0.0, 0.0, 0.0)
+        unknown = ~np.isfinite(error)
+        if (np.abs(moved[unknown]) > ROUNDING).any():
+            return np.inf, np.inf, 0.0
+        error = np.where(unknown, 0.0, error)
         slope = np.divide(moved, error, out=np.zeros_like(moved), where=error > 0)
         parts = []
         for _, rows in self.cells.groupby(["arm", "what"]).indices.items():

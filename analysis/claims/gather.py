@@ -16,6 +16,8 @@ from analysis.teff import ladders, reference_of, usable
 from lab.errors import LabError
 
 DRAWS = 4000
+# By which a cell of unknown noise is moved.
+STEP = 1e-3
 PROBE_COLUMNS = ("run_id", "probe", "place", "language", "condition", "value", "at")
 
 
@@ -64,13 +66,16 @@ def gather(
     cells["variance"], cells["freedom"] = noise.variance, noise.freedom
     cells["error"] = np.sqrt(noise.variance / cells.seeds)
     rng = np.random.default_rng([seed, 1])
-    error = np.nan_to_num(cells.error.to_numpy())[:, None]
+    known = np.isfinite(cells.error.to_numpy())[:, None]
+    error = np.where(known, cells.error.to_numpy()[:, None], 0.0)
     arm = cells.groupby(["arm", "what"], sort=False).ngroup().to_numpy()
     run = rng.standard_normal((int(arm.max()) + 1, draws))[arm]
     own = rng.standard_normal((len(cells), draws))
     joint = error * (np.sqrt(noise.together) * run + np.sqrt(1 - noise.together) * own)
     joint += np.sqrt(noise.common) * weights @ rng.standard_normal((len(seeds), draws)) + shifts
-    moves = np.concatenate([np.zeros((len(cells), 1)), np.diag(error[:, 0]), joint], axis=1)
+    # A cell of unknown noise is moved all the same, to see which statistics rest on it.
+    moved = np.diag(np.where(known, error, STEP)[:, 0])
+    moves = np.concatenate([np.zeros((len(cells), 1)), moved, joint], axis=1)
     runs = {str(a): tuple(dict.fromkeys(part.run_id)) for a, part in measured.groupby("arm")}
     return Evidence(
         cells, weights, noise.common, noise.together, noise.total, found, documents, runs,
