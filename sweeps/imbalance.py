@@ -62,7 +62,7 @@ class Imbalance(Scale):
       recipe: of the learning rate and the rest of the optimiser (`lab.recipes`).
       orders: which orders of arms there are.
       usual: how many of the seeds arms have before order 10; None for all.
-      many: share of the clone -> monolingual budgets around it, in units of T: the arms of order 10, with the other seeds.
+      many: share of the clone -> monolingual budgets around it, in units of T: the arms of order 10.
       few: how many of them the arms of order 6 have, and those of orders 5 and 8 before order 9; None for the usual.
       ladder: the monolingual budgets, in units of T.
       shares: of the clone.

@@ -150,3 +150,9 @@ DESIGNS = {
         ),
     )
 }  # fmt: skip
+
+
+def loss(law: Law, params: dict[str, float], **x: float) -> float:
+    """The law at one point; variables that are not named have their defaults."""
+    defaults = {v.name: v.default for v in law.variables if v.default is not None}
+    return float(losses(law, params, {k: np.array([v], float) for k, v in {**defaults, **x}.items()})[0])

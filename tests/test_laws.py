@@ -1,14 +1,10 @@
-"""What the laws say: published numbers, closed forms, claims, and finite derivatives over many orders of magnitude."""
+"""What the laws say of themselves, and the published numbers and closed forms behind them."""
 
 from __future__ import annotations
 
-import dataclasses
-import functools
 import json
 import math
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,28 +12,23 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from law_designs import BODY, DESIGNS, SIZES, TOKENS, factorial, grid, losses
+from law_designs import BODY, DESIGNS, loss
 from scipy.optimize import minimize
 
 from analysis import laws
-from analysis.law import Law, Parameter, Variable, check_claims
+from analysis.law import Law
 from analysis.laws.atlas import Atlas, AtlasCurse, iso_loss
 from analysis.laws.chinchilla import Chinchilla
 from analysis.laws.constrained import repeated
 from analysis.laws.families import optimal_shares
-from analysis.laws.repetition import UNLIMITED, RepetitionMixture
+from analysis.laws.repetition import RepetitionMixture
 from analysis.laws.replay import BethunePretraining
 from analysis.laws.schedule import annealing
-from analysis.laws.transfer import BoundedCPT, log_effective_tokens
+from analysis.laws.transfer import log_effective_tokens
 from analysis.laws.vocabulary import TaoVocabulary, tokens_per_character
 from lab.errors import LabError
 
 GOLDEN = Path(__file__).parents[2] / "shared" / "reference" / "golden" / "cpt.json"
-
-
-def loss(law: Law, params: dict[str, float], **x: float) -> float:
-    defaults = {v.name: v.default for v in law.variables if v.default is not None}
-    return float(losses(law, params, {k: np.array([v], float) for k, v in {**defaults, **x}.items()})[0])
 
 
 # Laws and their names
@@ -295,168 +286,3 @@ def test_d_cpt_smallest_share() -> None:
     assert law.smallest_share(p, level, 1e9, 1e9) == pytest.approx(0.25, abs=1e-4)
     with pytest.raises(LabError, match="No share"):
         law.smallest_share(p, 1.0, 1e9, 1e9)
-
-
-# Claims
-
-
-# "Below scratch" asks of `cpt` what only its two fits together can answer; it has a test of its own.
-@pytest.mark.parametrize("name", [n for n in DESIGNS if n != "cpt"])
-def test_claims_hold_for_sensible_parameters(name: str) -> None:
-    design, law = DESIGNS[name], laws.get(name)
-    broken = [v for v in check_claims(law, design.truth, design.columns) if not v.holds]
-    assert not broken
-
-
-# The printed table of `cpt` breaks its own claim (below), and these print some of their parameters only.
-PARTIAL = ("transfer", "atlas-curse")
-
-
-@pytest.mark.parametrize("name", [n for n in laws.names() if laws.get(n).published and n not in ("cpt", *PARTIAL)])
-def test_claims_hold_for_complete_published_values(name: str) -> None:
-    law = laws.get(name)
-    x = {**factorial(U=[2e9]), "C": np.geomspace(1e18, 1e23, len(SIZES) * len(TOKENS))}
-    columns = {v.name: x[v.name] for v in law.variables}
-    for published in law.published:
-        broken = [v for v in check_claims(law, dict(published.params), columns) if not v.holds]
-        assert not broken, published.source
-
-
-def test_claims_fail_for_the_printed_cpt_table() -> None:
-    """With the printed (rounded) values continued training is worse than scratch at D = 20 N for every size."""
-    law = laws.get("cpt")
-    scratch, continued = (dict(p.params) for p in law.published)
-    n = np.geomspace(4e7, 5.5e9, 12)
-    verdicts = {v.claim: v for v in check_claims(law, continued, {"N": n, "D": 20 * n})}
-    assert not verdicts["below scratch"].holds
-    assert verdicts["falls with N"].holds and verdicts["falls with D"].holds
-    for size, worse in ((4e7, 0.24), (1e9, 0.13), (5e9, 0.10)):
-        gap = loss(law, continued, N=size, D=20 * size) - loss(law, scratch, N=size, D=20 * size)
-        assert gap == pytest.approx(worse, abs=0.01)
-        crossing = 159.4 * size**0.8
-        at_crossing = [loss(law, p, N=size, D=crossing) for p in (scratch, continued)]
-        assert at_crossing[0] == pytest.approx(at_crossing[1], abs=2e-3)
-
-
-@pytest.mark.parametrize(
-    ("name", "change", "claim"),
-    [
-        ("d-cpt", {"B": 6e3}, "falls with r"),
-        ("d-cpt", {"A": 0.0}, "falls with N"),
-        ("he-family", {"gamma": 0.0}, "falls with p"),
-        ("cpt-bounded", {"B": 0.0}, "below scratch"),
-        ("cpt-bounded", {"a": 1.4, "alpha": 0.0}, "falls with N"),
-        ("bethune-pretraining", {"beta": 0.0}, "forgets"),
-        ("tissue", {"C": -0.5}, "annealing helps"),
-        ("frontier", {"gamma": -0.01}, "falls with C"),
-        ("tao-vocabulary", {"A2": 0.0}, "falls with N_v"),
-    ],
-)
-def test_claims_fail_where_they_should(name: str, change: dict[str, float], claim: str) -> None:
-    design, law = DESIGNS[name], laws.get(name)
-    x = {k: v[design.columns.get("pretrained", np.zeros(len(v))) == 0] for k, v in design.columns.items()}
-    rows = x if claim == "falls with N" else design.columns
-    verdict = next(v for v in check_claims(law, {**design.truth, **change}, rows) if v.claim == claim)
-    assert not verdict.holds and verdict.worst <= 0
-
-
-@given(
-    logs=st.tuples(st.floats(3, 12), st.floats(3, 14), st.floats(-3, 8)),
-    a=st.floats(-0.5, 1.2),
-    b=st.floats(-0.5, 1.0),
-)
-@settings(max_examples=100, deadline=None)
-def test_the_bounded_law_never_says_that_pretraining_hurts(logs: tuple[float, ...], a: float, b: float) -> None:
-    n, d, k = (10.0**v for v in logs)
-    p = {**BODY, "k": k, "a": a, "b": b}
-    assert loss(BoundedCPT(), p, N=n, D=d, pretrained=1) <= loss(BoundedCPT(), p, N=n, D=d, pretrained=0) + 1e-12
-
-
-# Numerics: N from 1e3 to 1e12 and D from 1e3 to 1e14
-
-
-def _span(v: Variable) -> tuple[float, float]:
-    """The log10 range of a variable."""
-    if v.upper == 1.0:
-        return (-4.0, 0.0)
-    return {"N": (3.0, 12.0), "K": (0.0, 3.0), "C": (8.0, 27.0), "L0": (-0.5, 1.0), "S1": (-4.0, 3.0)}.get(
-        v.name, (3, 14)
-    )
-
-
-# Where a law is meant for less than all start values: above the pole; no negative pull of size.
-NARROWER = {
-    "reciprocal-perplexity": {"a": (0.02, 0.07), "c": (0.075, 0.2)},
-    "cpt": {"gamma": (0.0, 0.4)},
-}
-
-
-def _value(law: str, p: Parameter, unit: float) -> float:
-    if p.name in NARROWER.get(law, {}):
-        low, high = NARROWER[law][p.name]
-        return low + unit * (high - low)
-    if p.role == "coefficient":
-        low, high = 0.1, 1e3
-        return float(low * (high / low) ** unit)
-    a, b = p.start
-    return float(a * (b / a) ** unit) if p.scale == "log" else a + unit * (b - a)
-
-
-@functools.cache
-def _slopes(name: str) -> Callable[[Any, Any], Any]:
-    law = laws.get(name)
-
-    def margins(p: Any, x: Any) -> Any:
-        falling = [c.margin(p, x) for c in law.claims() if c.name.startswith("falls with")]
-        slope = jax.jacfwd(lambda q: law.log_pred(q, x))(p)
-        return law.log_pred(p, x), slope, falling
-
-    return jax.jit(margins)
-
-
-# The loss need not fall with a domain's own share at random parameters; that is what the claim is there to test.
-ALWAYS_FALLING = [n for n in laws.names() if n != "d-cpt"]
-
-
-@pytest.mark.parametrize("name", laws.names())
-@given(data=st.data())
-@settings(max_examples=12, deadline=None)
-def test_derivatives_are_finite_and_losses_fall(name: str, data: st.DataObject) -> None:
-    law = laws.get(name)
-    unit = st.floats(0, 1)
-    p = {q.name: _value(name, q, data.draw(unit, label=q.name)) for q in law.parameters}
-    rng = np.random.default_rng(data.draw(st.integers(0, 2**31), label="rows"))
-    x = {}
-    for v in law.variables:
-        low, high = _span(v)
-        x[v.name] = 10 ** rng.uniform(low, high, 64)
-        x[v.name][:2] = 10.0**low, 10.0**high
-        if v.lower is not None and v.lower < 0:
-            x[v.name][2:12] = 0.0
-        if v.default is not None:
-            x[v.name][::3] = v.default
-    if "pretrained" in x:
-        x["pretrained"] = np.tile([0.0, 1.0], 32)
-    if "S2" in x:  # The law is a loss only while L0 + A/S1^alpha exceeds C S2.
-        x["S2"] = rng.uniform(-1e-2, 0.9, 64) * p["L0"] / p["C"]
-        x["S2"][:8] = 0.0
-    if name == "reciprocal-perplexity":  # Above its pole.
-        x["D"] = 10 ** rng.uniform(9.5, 14, 64)
-    if name == "additive-mixture":  # Some domain must be there.
-        x["h_2"] = 1 - x["h_1"]
-    with jax.enable_x64(True):
-        log_loss, slope, falling = _slopes(name)(p, {k: jnp.asarray(v, float) for k, v in x.items()})
-    assert np.all(np.isfinite(log_loss))
-    for key, value in slope.items():
-        assert np.all(np.isfinite(value)), key
-    if name in ALWAYS_FALLING:
-        for margin in falling:
-            assert np.all(np.asarray(margin) >= -1e-9)
-
-
-def test_unlimited_text_is_never_repeated() -> None:
-    assert Atlas().variables[2].default == UNLIMITED > 1e20
-    assert dataclasses.replace(Atlas(), sources=("x",)).name == "atlas:sources=x"
-    x = grid(N=[1e8], D=[1e14], h=[0.5], U=[UNLIMITED])
-    once = losses(RepetitionMixture(), {**DESIGNS["repetition-mixture"].truth, "r1": 1.0}, x)
-    assert once == pytest.approx(losses(RepetitionMixture(), DESIGNS["repetition-mixture"].truth, x))
