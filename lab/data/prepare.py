@@ -13,10 +13,11 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import multiprocessing
+import os
 import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +33,8 @@ from lab.errors import LabError
 
 # A tokenizer sees at most so many characters of training text, an equal part from every corpus.
 TOKENIZER_CHARACTERS = 16_000_000
+# Stores written at once: each writer holds TensorFlow, most of a gigabyte.
+MOST_WRITERS = 8
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,7 +117,9 @@ def prepare(
             tokenizers = {c.name: tokenizer for c in unique}
         else:
             tokenizers = {c.name: _tokenizer([c], vocab_size, root, progress) for c in unique}
-    stores = {c.name: _store(spec, c, tokenizers[c.name], root) for spec, c in opened.items()}
+    folders = {spec: _folder(c, tokenizers[c.name], root) for spec, c in opened.items()}
+    _write_missing({folder: (spec, tokenizers[opened[spec].name]) for spec, folder in folders.items()})
+    stores = {c.name: TokenStore.open(folders[spec]) for spec, c in opened.items()}
     return Prepared(stores, tokenizers, {spec: c.name for spec, c in opened.items()})
 
 
@@ -190,27 +195,45 @@ def _sample(corpus: Corpus, characters: int) -> Iterator[str]:
         characters -= len(document.text)
 
 
-def _store(spec: str, corpus: Corpus, tokenizer: Tokenizer, root: Path) -> TokenStore:
+def _folder(corpus: Corpus, tokenizer: Tokenizer, root: Path) -> Path:
+    """Where the store of a corpus in a tokenizer's ids lies."""
     key = fingerprint([corpus.name, corpus.release, tokenizer.hash, splits.RULE, FORMAT])
     slug = re.sub(r"\W+", "-", corpus.name).strip("-")[:60]
-    folder = root / "data" / "stores" / f"{slug}-{key}"
-    if folder.exists():
-        try:
-            return TokenStore.open(folder)
-        except LabError as error:
-            Console(stderr=True).print(f"{error.problem} It is written anew.")
+    return root / "data" / "stores" / f"{slug}-{key}"
+
+
+def _whole(folder: Path) -> bool:
+    if not folder.exists():
+        return False
+    try:
+        TokenStore.open(folder)
+    except LabError as error:
+        Console(stderr=True).print(f"{error.problem} It is written anew.")
+        return False
+    return True
+
+
+def _write_missing(wanted: Mapping[Path, tuple[str, Tokenizer]]) -> None:
+    """Writes the stores that are not there, several at once, each given by its folder."""
+    missing = [(spec, tokenizer, folder) for folder, (spec, tokenizer) in wanted.items() if not _whole(folder)]
+    if not missing:
+        return
     if "tensorflow" in sys.modules:
-        _write(spec, tokenizer, folder)
-    else:
-        # TensorFlow takes most of a gigabyte for good: in a process of its own, it is gone before training begins.
-        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as apart:
-            apart.submit(_write, spec, tokenizer, folder).result()
-    return TokenStore.open(folder)
+        for one in missing:
+            _write(*one, alone=True)
+        return
+    # TensorFlow takes most of a gigabyte for good: in a process of its own, it is gone before training begins.
+    writers = min(len(missing), os.cpu_count() or 1, MOST_WRITERS)
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(writers, context) as apart, _progress(live=writers > 1) as progress:
+        progress.add_task(f"writing {len(missing)} token stores, {writers} at once", total=None)
+        for job in as_completed([apart.submit(_write, *one, alone=writers == 1) for one in missing]):
+            job.result()
 
 
-def _write(spec: str, tokenizer: Tokenizer, folder: Path) -> None:
-    """Runs the corpus's seqio Task into the store `folder`."""
-    with _progress() as progress:
+def _write(spec: str, tokenizer: Tokenizer, folder: Path, alone: bool) -> None:
+    """Runs the corpus's seqio Task into the store `folder`; one that is written alone says how far it is."""
+    with _progress(alone) as progress:
         corpus = open_corpus(spec)
         task = progress.add_task(f"{corpus.name}: loading TensorFlow", total=None)
         from lab.data.tasks import register_corpus, run_task
@@ -239,6 +262,6 @@ def _write(spec: str, tokenizer: Tokenizer, folder: Path) -> None:
         progress.console.print(f"{corpus.name}: wrote {total:,} tokens to {folder}")
 
 
-def _progress() -> Progress:
+def _progress(live: bool = True) -> Progress:
     columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
-    return Progress(*columns, console=Console(stderr=True), transient=True)
+    return Progress(*columns, console=Console(stderr=True), transient=True, disable=not live)
