@@ -250,12 +250,12 @@ def distances(sides: Sides, stem: Path) -> Path:
     shown = own.gains
     if len(shown) and len(own.distances):
         shown = shown[_of_size(shown, own.main_n)]
-        budget = float(str(shown.groupby("D").text.nunique().idxmax()))
+        budget = float(str(shown.drop_duplicates(["D", *distance.TARGET]).D.mode().iloc[0]))
         shown = distance.joined(shown[shown["D"] == budget], own.distances)
     else:
         shown = shown.iloc[:0]
-    first = shown.drop_duplicates("text").sort_values("gain", ascending=False) if len(shown) else shown
-    number = {text: k for k, text in enumerate(first.text, 1)} if len(shown) else {}
+    first = shown.drop_duplicates(distance.TARGET).sort_values("gain", ascending=False) if len(shown) else shown
+    number = {target: k for k, target in enumerate(_target(first), 1)} if len(shown) else {}
     ranks = distance.order(shown) if len(shown) else pd.DataFrame(columns=["measure", "derived", "rho"])
     for ax, (measure, near) in zip(flat, distance.MEASURES.items(), strict=False):
         part = shown[shown.measure == measure] if len(shown) else shown
@@ -277,29 +277,34 @@ def distances(sides: Sides, stem: Path) -> Path:
     for ax in panels[:, 0]:
         if len(shown):
             ax.set_ylabel("loss below scratch, %")
-    _targets(flat[5], shown, number)
+    _targets(flat[5], number)
     key(figure, [mark("derived: the source's own text, changed", ORANGE, "s"), mark("another language", BLUE, "o")])
     foot(figure, "At equal size and tokens of the target. A derived target's setting of the dial is its distance by "
          "construction; the rank correlation is 1 where closer targets always gain more.")  # fmt: skip
     return save(figure, stem, sides.provenance("distances", shown))
 
 
-def _numbers(ax: Axes, part: pd.DataFrame, number: dict[str, int]) -> None:
+def _target(rows: pd.DataFrame) -> list[tuple[Any, ...]]:
+    """The target of each row, as a key."""
+    return [tuple(one) for one in rows[distance.TARGET].to_numpy()]
+
+
+def _numbers(ax: Axes, part: pd.DataFrame, number: dict[tuple[Any, ...], int]) -> None:
     """The number of each target beside its mark; of marks that nearly meet, the second's on the other side."""
     seen: list[tuple[float, float]] = []
     span = max(float(np.ptp(part.value)), 1e-9), max(float(np.ptp(part.gain)), 1e-9)
-    for row in part.drop_duplicates("text").sort_values("gain", ascending=False).to_dict("records"):
+    part = part.drop_duplicates(distance.TARGET).sort_values("gain", ascending=False)
+    for target, row in zip(_target(part), part.to_dict("records"), strict=True):
         x, y = row["value"] / span[0], row["gain"] / span[1]
         close = any(abs(x - a) < 0.06 and abs(y - b) < 0.15 for a, b in seen)
         seen.append((x, y))
-        ax.annotate(str(number[row["text"]]), (row["value"], 100 * row["gain"]), (-7 if close else 7, 0),
+        ax.annotate(str(number[target]), (row["value"], 100 * row["gain"]), (-7 if close else 7, 0),
                     textcoords="offset points", fontsize=8, ha="right" if close else "left", va="center")  # fmt: skip
 
 
-def _targets(ax: Axes, shown: pd.DataFrame, number: dict[str, int]) -> None:
+def _targets(ax: Axes, number: dict[tuple[Any, ...], int]) -> None:
     """Which number is which target, and what the paper prints of distance, in the last panel."""
     empty_panel(ax, "")
-    names = dict(zip(shown.text, shown.setting, strict=True)) if len(shown) else {}
-    lines = [f"{k}  {names[text] or MAIN}" for text, k in number.items()]
+    lines = [f"{k}  {name or MAIN}" for (_, name), k in number.items()]
     lines += ["", "published: French gains most, Russian and", "Chinese less; no number is printed"]
     ax.text(0.04, 0.96, "\n".join(lines), transform=ax.transAxes, va="top", fontsize=8.5, color="#333333")

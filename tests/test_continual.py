@@ -297,6 +297,19 @@ def test_a_law_of_forgetting_is_fitted_or_refused(rows: pd.DataFrame) -> None:
     assert fitted.fit is not None and fitted.fit.params == pytest.approx(truth, rel=1e-3)
 
 
+def test_targets_of_one_text_are_told_apart_by_their_setting(found: pd.DataFrame) -> None:
+    """Renamed pieces leave the text, and so the evaluation set, as it was."""
+    probes = EXACT.probe_table(EXACT.table(SMALL))
+    apart = distance.joined(distance.transfer(found), distance.distances(probes, found))
+    texts = set(found.text[found.setting.isin(["German", "Chinese"])])
+    one = found.assign(text=found.text.where(~found.text.isin(texts), "one"))
+    together = distance.joined(distance.transfer(one), distance.distances(probes, one))
+    columns = ["setting", "D", "measure", "value", "gain"]
+    shown = [t[columns].sort_values(columns).reset_index(drop=True) for t in (apart, together)]
+    assert {"German", "Chinese"} <= set(shown[0].setting)
+    pd.testing.assert_frame_equal(*shown)
+
+
 def test_transfer_falls_with_distance(rows: pd.DataFrame, found: pd.DataFrame) -> None:
     gains = distance.transfer(found)
     main = gains[(gains["N"] == SIZES[MAIN]) & (gains.D == 3e6)].set_index("setting").gain

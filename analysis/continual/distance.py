@@ -18,6 +18,8 @@ from analysis.continual.savings import Curve
 from lab.errors import LabError
 
 PROBE = "distance"
+# What a target is: renamed pieces leave its text as it was, so that its text alone does not tell it.
+TARGET = ["text", "setting"]
 DIAL = "dial setting"
 # Measure -> whether a larger value is a closer language.
 MEASURES = {
@@ -62,7 +64,8 @@ def transfer(runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def _teff(row: Mapping[Any, Any], cells: pd.DataFrame) -> tuple[float, str]:
-    plain = cells[(cells.role == "scratch") & (cells.text == row["text"]) & (row["N"] == cells.N)].sort_values("D")
+    same = (cells.text == row["text"]) & (cells.setting == row["setting"]) & (row["N"] == cells.N)
+    plain = cells[same & (cells.role == "scratch")].sort_values("D")
     if len(plain) < 2:
         return float("nan"), "exact"
     anchor = Curve(float(row["N"]), plain.D.to_numpy(), plain.loss.to_numpy(), 0.0, False, ())
@@ -71,24 +74,25 @@ def _teff(row: Mapping[Any, Any], cells: pd.DataFrame) -> tuple[float, str]:
 
 
 def distances(probes: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
-    """Every measured distance of every target: text, measure, value (mean over runs), derived.
+    """Every measured distance of every target: text, setting, measure, value (mean over runs), derived.
 
     `derived` says that the target was made from the source by a dial, whose setting is then among its measures.
     """
     rows = probes[(probes.probe == PROBE) & (probes.condition == "pairs")]
-    texts = runs.drop_duplicates("run_id").set_index("run_id").text
-    rows = rows[rows.run_id.isin(texts.index)]
-    found = rows.assign(text=rows.run_id.map(texts)).groupby(["text", "place"]).value.mean().reset_index()
-    found = found.rename(columns={"place": "measure"})
+    of = runs.drop_duplicates("run_id").set_index("run_id")[TARGET]
+    # The text of a probe is what it was measured on.
+    rows = rows[rows.run_id.isin(of.index)].drop(columns="text", errors="ignore").join(of, on="run_id")
+    found = rows.groupby([*TARGET, "place"]).value.mean().reset_index().rename(columns={"place": "measure"})
     if unknown := sorted(set(found.measure) - set(MEASURES)):
         raise LabError(f"The probes have a distance called {unknown[0]!r}.", f"Known: {', '.join(MEASURES)}.")
-    derived = set(found.text[found.measure == DIAL])
-    return found.assign(derived=found.text.isin(derived))
+    derived = found[found.measure == DIAL][TARGET].assign(derived=True)
+    found = found.merge(derived, on=TARGET, how="left")
+    return found.assign(derived=found.derived.notna())
 
 
 def joined(gains: pd.DataFrame, measured: pd.DataFrame) -> pd.DataFrame:
     """One row a target, cell and measure: `gains` (of `transfer`) beside the distance."""
-    return gains.merge(measured, on="text")
+    return gains.merge(measured, on=TARGET)
 
 
 def order(table: pd.DataFrame) -> pd.DataFrame:
@@ -105,7 +109,7 @@ def order(table: pd.DataFrame) -> pd.DataFrame:
     for measure, part in table.groupby("measure"):
         sign = 1 if MEASURES[str(measure)] else -1
         for name, some in (("all", part), ("derived", part[part.derived]), ("real", part[~part.derived])):
-            each = some.groupby("text")[["value", "gain"]].mean()
+            each = some.groupby(TARGET)[["value", "gain"]].mean()
             if len(each) >= 3 and each.value.nunique() > 1:
                 rho = float(stats.spearmanr(each.value, each.gain).statistic)
                 rows.append({"measure": measure, "derived": name, "targets": len(each), "rho": sign * rho})
