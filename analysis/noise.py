@@ -16,6 +16,8 @@ from scipy.special import digamma, polygamma
 
 # A variance below this share of the common one is rounding, not knowledge.
 LEAST_SHARE = 1e-8
+# Degrees of freedom of replicates from which on the noise of a group is told from that of the others.
+ENOUGH = 10
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -51,6 +53,19 @@ def moderated(variance: np.ndarray, freedom: np.ndarray) -> Noise:
     own = np.where(known, np.nan_to_num(variance), 0.0)
     drawn = (prior * common + freedom * own) / (prior + freedom)
     return Noise(drawn, np.minimum(prior + freedom, total), total)
+
+
+def moderated_within(variance: np.ndarray, freedom: np.ndarray, group: np.ndarray) -> Noise:
+    """`moderated` within each group [A], such as a language: a forgotten one's noise is not that of the one that is
+    learned. Groups with fewer than ENOUGH degrees of freedom are drawn towards all arms."""
+    whole = moderated(variance, freedom)
+    drawn, degrees = whole.variance.copy(), whole.freedom.copy()
+    for name in set(group):
+        rows = np.asarray(group) == name
+        if freedom[rows].sum() >= ENOUGH:
+            own = moderated(variance[rows], freedom[rows])
+            drawn[rows], degrees[rows] = own.variance, own.freedom
+    return Noise(drawn, degrees, whole.total)
 
 
 def _prior(s2: np.ndarray, d: np.ndarray) -> tuple[float, float]:

@@ -16,7 +16,7 @@ from synthetic_imbalance import SCALE, World, arms
 
 from analysis import laws
 from analysis.laws.tokens import REFERENCE_TOKENS
-from analysis.noise import moderated
+from analysis.noise import moderated, moderated_within
 from analysis.reference import LocalCurve, TokenLaw
 from analysis.teff import ladders, measure, readable, variants
 from lab.errors import LabError
@@ -188,3 +188,14 @@ def test_variances_are_drawn_together_as_far_as_they_agree() -> None:
     assert single.variance[3] == pytest.approx(1.0, rel=0.2) and single.freedom[3] > 0
     nothing = moderated(np.array([np.nan]), np.array([0]))
     assert np.isnan(nothing.variance[0]) and nothing.total == 0
+
+
+def test_a_noisy_language_does_not_lend_its_noise() -> None:
+    rng = np.random.default_rng(0)
+    language = np.array(["quiet"] * 20 + ["loud"] * 20 + ["rare"])
+    variance = np.where(language == "loud", 100.0, 1.0) * rng.chisquare(1, 41)
+    freedom = np.where(language == "rare", 0.0, 1.0)
+    within, whole = moderated_within(variance, freedom, language), moderated(variance, freedom)
+    means = {name: within.variance[language == name].mean() for name in ("quiet", "loud")}
+    assert means["quiet"] < 5 < 20 < means["loud"] and within.total == whole.total == 40
+    assert within.variance[-1] == whole.variance[-1] and within.freedom[-1] == whole.freedom[-1]

@@ -11,7 +11,7 @@ import pandas as pd
 
 from analysis.claims.estimands import LOSS, PPL, SCORES, Claim, LnTEff, ProbeValue, leaves
 from analysis.claims.evidence import Evidence
-from analysis.noise import moderated
+from analysis.noise import moderated_within
 from analysis.teff import ladders, reference_of, usable
 from lab.errors import LabError
 
@@ -148,7 +148,8 @@ def _noise(cells: pd.DataFrame, measured: pd.DataFrame, cell: np.ndarray) -> _Se
     variance, own_freedom = np.full(len(cells), np.nan), np.zeros(len(cells))
     total, common, together = 0, 0.0, 0.0
     for what, rows in cells.groupby("what").indices.items():
-        noise = moderated(cells.variance.to_numpy()[rows], freedom[rows])
+        language = cells.language.to_numpy()[rows]
+        noise = moderated_within(cells.variance.to_numpy()[rows], freedom[rows], language)
         if what in SCORES and noise.total and noise.variance.max() > 0:
             part = measured[np.isin(cell, rows)].assign(cell=cell[np.isin(cell, rows)])
             part = part[freedom[part.cell] > 0]
@@ -159,7 +160,7 @@ def _noise(cells: pd.DataFrame, measured: pd.DataFrame, cell: np.ndarray) -> _Se
             if shared > 0:
                 part["left"] = left
                 own = (left**2).groupby(part.cell).sum().reindex(rows).to_numpy() / np.maximum(freedom[rows], 1)
-                noise = moderated(own, freedom[rows])
+                noise = moderated_within(own, freedom[rows], language)
                 scale = pd.Series(noise.variance * freedom[rows] / (freedom[rows] + 1), rows)
                 part["scale"] = np.sqrt(part.cell.map(scale))
             if what == PPL:
