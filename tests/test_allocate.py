@@ -46,7 +46,7 @@ def test_published_continual_optima(row: int, k_n: float, a: float, k_d: float, 
     assert low["D"] / 1e18 ** (1 - measured_a) == pytest.approx(k_d, rel=8e-3)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(alpha=st.floats(0.2, 1.0), beta=st.floats(0.2, 1.0), a=st.floats(10, 1e3), b=st.floats(10, 1e3))
 def test_no_neighbour_on_the_budget_is_better(alpha: float, beta: float, a: float, b: float) -> None:
     params = {"E": 1.5, "A": a, "B": b, "alpha": alpha, "beta": beta}

@@ -144,7 +144,7 @@ def test_runs_below_a_number_of_tokens_are_excluded(tmp_path):
     assert table.loc[arms[0].run.run_id].exclusion == "min-tokens: 2,560 tokens are fewer than 5,000"
 
 
-@settings(deadline=None, max_examples=15)
+@settings(max_examples=15)
 @given(st.permutations(["diverged", "incomplete", "learning-rate", "min-tokens=3000"]), st.data())
 def test_the_first_rule_that_names_a_row_gives_its_reason_and_no_row_is_lost(order, data):
     rows = [

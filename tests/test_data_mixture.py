@@ -52,7 +52,7 @@ def mixtures(draw: st.DrawFn) -> tuple[MixtureConfig, int]:
 
 
 @given(mixtures())
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_every_component_stays_within_one_of_its_target_at_every_step(case: tuple[MixtureConfig, int]) -> None:
     mixture, n = case
     k = len(mixture.components)
@@ -90,7 +90,7 @@ def test_a_longer_run_begins_with_the_shorter(sampling: str) -> None:
 
 
 @given(st.integers(0, 40_000), st.integers(0, 20_000))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_any_range_agrees_with_the_whole(start: int, length: int) -> None:
     mixture = mixture_of((0.5, (0.6, 0.3, 0.1)), (0.5, (0.1, 0.3, 0.6)))
     whole = ComponentPlan(mixture, 60_000, 0).components(0, 60_000)
@@ -128,7 +128,7 @@ def test_mixture_refusals() -> None:
 
 
 @given(st.integers(1, 5000), st.text(max_size=5))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_permutation_is_one(size: int, key: str) -> None:
     assert sorted(permute(key, size, np.arange(size)).tolist()) == list(range(size))
 

@@ -41,7 +41,7 @@ def test_round_trip_of_tricky_text(english: Tokenizer, text: str) -> None:
 
 
 @given(st.text(st.characters(exclude_categories=["Cs"])))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_round_trip_and_byte_lengths_of_any_text(text: str) -> None:
     tokenizer = _module_tokenizer()
     ids = tokenizer.encode(text)
@@ -171,7 +171,7 @@ def test_one_layout_holds_clones_beside_another_language(english: Tokenizer, fre
 
 
 @given(st.text(max_size=40), st.sampled_from(["clones", "anchored", "disjoint", "merged", "joint"]))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_round_trip_and_bytes_in_every_layout(text: str, kind: str) -> None:
     first, second = _pair()
     hashes = (first.hash, second.hash)
@@ -220,7 +220,7 @@ def test_renamed_pieces_change_places_among_themselves(english: Tokenizer) -> No
 
 
 @given(st.text(max_size=40), st.sampled_from([0.25, 1.0]))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_renamed_text_is_restored_through_its_language(text: str, share: float) -> None:
     tokenizer = _module_tokenizer()
     layout = renamed_layout(tokenizer, share)

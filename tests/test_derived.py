@@ -68,7 +68,7 @@ def derivation(change: Change, *more: str) -> Derivation:
 
 
 @given(texts, changes)
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 def test_every_text_comes_back_and_keeps_its_bytes(text: str, change: Change) -> None:
     for alphabet in ((text,), ()):  # letters outside the mapped alphabet stay
         derived = derivation(change, *alphabet)
@@ -79,7 +79,7 @@ def test_every_text_comes_back_and_keeps_its_bytes(text: str, change: Change) ->
 
 
 @given(texts, st.sampled_from([0.25, 0.5, 1.0]), st.integers(0, 3))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_spelling_keeps_script_kind_case_and_length(text: str, share: float, seed: int) -> None:
     letters = spelling(text + TEXT, share, seed)
     assert letters.keys() == set(letters.values())
@@ -153,7 +153,7 @@ def test_entropies_are_kept_by_bijections() -> None:
 
 
 @given(st.lists(st.integers(3, 99), max_size=60), st.integers(0, 3), st.text(max_size=5))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_shuffled_tokens_come_back(ids: list[int], seed: int, key: str) -> None:
     derived = derivation(Change(order="shuffle-tokens", seed=seed))
     document = np.array([*ids, EOD], np.int32)

@@ -46,7 +46,6 @@ def test_an_l_is_two_arms_that_meet_in_the_corner():
     )
 
 
-@settings(deadline=None)
 @given(st.floats(1e11, 1e14), st.floats(2, 200), st.floats(3, 30))
 def test_runs_of_an_isoflop_budget_cost_the_same_and_lie_around_the_guess(budget, ratio, spread):
     try:
@@ -85,7 +84,7 @@ def learning_rates(hyper, first: int, last: int) -> np.ndarray:
     return np.asarray(optim.learning_rate(hyper, np.linspace(first, last, 16).round()))
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(
     st.integers(200, 3000),
     st.lists(st.floats(0.2, 1.0), min_size=1, max_size=4),

@@ -213,7 +213,7 @@ def test_bethune_share_inverts_the_law() -> None:
     c=st.lists(st.floats(0.5, 8), min_size=1, max_size=8),
     seed=st.integers(0, 2**31),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_he_shares_satisfy_the_optimality_conditions(c: list[float], seed: int) -> None:
     rng = np.random.default_rng(seed)
     gamma, w = rng.uniform(0.005, 0.6, len(c)), rng.uniform(0.1, 3, len(c))

@@ -78,7 +78,7 @@ def test_claims_fail_where_they_should(name: str, change: dict[str, float], clai
     a=st.floats(-0.5, 1.2),
     b=st.floats(-0.5, 1.0),
 )
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_the_bounded_law_never_says_that_pretraining_hurts(logs: tuple[float, ...], a: float, b: float) -> None:
     n, d, k = (10.0**v for v in logs)
     p = {**BODY, "k": k, "a": a, "b": b}

@@ -66,7 +66,7 @@ ALWAYS_FALLING = [n for n in laws.names() if n != "d-cpt"]
 
 @pytest.mark.parametrize("name", laws.names())
 @given(data=st.data())
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 def test_derivatives_are_finite_and_losses_fall(name: str, data: st.DataObject) -> None:
     law = laws.get(name)
     unit = st.floats(0, 1)

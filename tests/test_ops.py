@@ -34,7 +34,7 @@ def close(got: object, want: object) -> None:
         np.testing.assert_allclose(g, w, rtol=2e-5, atol=2e-5)
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=8)
 @given(
     length=st.one_of(st.integers(1, 40), st.sampled_from([63, 64, 65, 128, 150, 193])),
     heads=st.integers(1, 3),
@@ -69,7 +69,7 @@ def test_long_contexts_keep_the_program_small() -> None:
     assert all(a[1] == b[0] for a, b in itertools.pairwise(chunks))
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=8)
 @given(
     tokens=st.integers(1, 50),
     width=st.sampled_from([1, 6]),
@@ -98,7 +98,7 @@ def test_cross_entropy(tokens: int, width: int, vocab: int, chunk_bytes: int, se
     close(got, want)
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=8)
 @given(tokens=st.integers(1, 20), inputs=st.integers(1, 9), outputs=st.integers(1, 9), seed=st.integers(0, 1000))
 def test_gradients_of_matmul(tokens: int, inputs: int, outputs: int, seed: int) -> None:
     x, kernel, weight = normal(seed, 2, tokens, inputs), normal(seed + 1, inputs, outputs), normal(seed + 2, outputs)

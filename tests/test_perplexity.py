@@ -16,7 +16,7 @@ def last_token_nats(tokens, targets):
     return np.where(targets == 0, 0.0, targets + position / 1000)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(2, 200), st.integers(1, 12), st.data())
 def test_every_target_is_scored_at_most_once_and_with_enough_context(length, window, data):
     stride = data.draw(st.integers(1, window))
@@ -40,7 +40,7 @@ def test_plain_loss_scores_every_target_once():
     assert np.floor(nats).astype(int).tolist() == stream[1:].tolist()
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(2, 200), st.integers(1, 12), st.integers(1, 5))
 def test_windows_of_the_plain_loss_are_not_computed_again(length, window, batch):
     stream = np.random.default_rng(length).integers(0, 50, length).astype(np.int32)

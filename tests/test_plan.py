@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import tiny
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from lab import calibrate
@@ -275,7 +275,6 @@ def test_a_law_fitted_by_group_is_judged_by_group():
     assert set(found.left_out) <= {"x", "y"}
 
 
-@settings(deadline=None)
 @given(st.integers(0, 2**32 - 1), st.integers(1, 4), st.floats(0.05, 1.0))
 def test_what_is_left_out_fits_the_budget_and_leaves_the_rest_identified(seed, parameters, share):
     rng = np.random.default_rng(seed)

@@ -82,7 +82,7 @@ def test_rates_that_a_seed_lacks_do_not_count() -> None:
     assert found.edge is None and 1e-3 < found.rate < 4e-3 and found.spread > 0
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=8)
 @given(p=st.floats(-1, 1), q=st.floats(-0.5, 0.5))
 def test_a_power_law_of_best_rates_is_found_exactly(p: float, q: float) -> None:
     def best(n: float, d: float) -> float:
