@@ -79,7 +79,7 @@ STUDY = Study(
             DataSpec((L1, L2), VOCAB),
             "60 runs, 158M tokens; not measured on a GPU yet",
             ("nano-6", "nano-4", "nano-10"),
-            5_000_000,
+            3_500_000,
             seeds=SEEDS,
         ),
     ),

@@ -10,7 +10,7 @@ Options follow the name like those of a URL, as in `text:talks.jsonl?split=jsonl
   read by its field `text`, and other files are cut at blank lines.
 - `tfds:NAME`, any TFDS set: `field` of the text (`text`), `split` to read (`train`), `data_dir`.
 - `seqio:NAME`, a registered seqio Task: `module` that registers it, `feature` (`targets`), `split` to read (`train`).
-- All of these: `language` (BCP 47 tag) and `licence`.
+- All of these: `language` (BCP 47 tag), `licence`, and `test`, the share of documents held out to test on (`0.085`).
 - `derived:BASE`, the text of any of the others changed as `lab.data.derived` describes: `spelling=SHARE`,
   `order=swap[:SHARE] | reverse-sentences | reverse | shuffle | shuffle-tokens`, `seed`; and `half=a | b` keeps only
   that half of its training documents. Options that are none of these are BASE's own:
@@ -35,6 +35,7 @@ import numpy as np
 
 from lab.data.derived import RULE, Change, Derivation, Half, derive
 from lab.data.embedded import Document, bible, hadith, package_release
+from lab.data.splits import USUAL, SplitRule
 from lab.data.text_files import SPLITS, default_split, reading, texts
 from lab.errors import LabError
 
@@ -51,6 +52,7 @@ class Corpus:
       release: which text exactly: a package version, or a digest of files.
       documents: reads the text anew, in a fixed order.
       reorder: the ids of a document (with its end) and its key -> the ids to store; None stores them as they are.
+      rule: which documents are held out.
     """
 
     name: str
@@ -60,6 +62,11 @@ class Corpus:
     release: str
     documents: Callable[[], Iterator[Document]] = dataclasses.field(compare=False, repr=False)
     reorder: Callable[[np.ndarray, str], np.ndarray] | None = dataclasses.field(default=None, compare=False, repr=False)
+    rule: SplitRule = USUAL
+
+    def split_of(self, document: Document) -> str:
+        """The split that one of its documents belongs to."""
+        return self.rule.split_of(document.align, document.held_out)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -158,8 +165,9 @@ def _derived(spec: str) -> Corpus:
         licence=base.licence,
         parallel=base.parallel,
         release=f"{base.release}; {RULE}: {change}, entropy {entropy}" + (f", half {half}" if half else ""),
-        documents=lambda: derive(change, half, base.documents),
+        documents=lambda: derive(change, half, base.documents, base.split_of),
         reorder=None if change.order != "shuffle-tokens" else Derivation(change, {}).apply_ids,
+        rule=base.rule,
     )
 
 
@@ -190,10 +198,31 @@ def _embedded(name: str) -> Corpus:
 
 def _take(form: str, options: dict[str, str], **defaults: str) -> dict[str, str]:
     """The options with their defaults. Raises LabError for one that the form does not have."""
-    defaults = {"language": "und", "licence": "unknown", **defaults}
+    defaults = {"language": "und", "licence": "unknown", "test": "", **defaults}
     if unknown := sorted(options.keys() - defaults.keys()):
         raise LabError(f"{form} has no option {unknown[0]!r}.", f"It has {', '.join(defaults)}.")
     return {**defaults, **options}
+
+
+def _chosen(name: str, options: dict[str, str], release: str, documents: Callable[[], Iterator[Document]]) -> Corpus:
+    """A corpus of a form that has the options of all."""
+    rule = _rule(options["test"])
+    return Corpus(name, options["language"], options["licence"], "", release, documents, rule=rule)
+
+
+def _rule(share: str) -> SplitRule:
+    """The split rule of the option `test`."""
+    if not share:
+        return USUAL
+    try:
+        test = round(1e4 * float(share))
+    except (ValueError, OverflowError):
+        test = -1
+    if not 0 < test <= 9000:
+        raise LabError(
+            f"The option test needs the share of documents to hold out, not {share!r}.", "Give more than 0, at most .9."
+        )
+    return dataclasses.replace(USUAL, test=test)
 
 
 def _text(path_name: str, options: dict[str, str], query: str) -> Corpus:
@@ -223,7 +252,7 @@ def _text(path_name: str, options: dict[str, str], query: str) -> Corpus:
 
     release = f"sha256:{digest.hexdigest()[:16]}"
     name = f"text:{path.resolve().name}{query}"
-    return Corpus(name, chosen["language"], chosen["licence"], "", release, documents)
+    return _chosen(name, chosen, release, documents)
 
 
 def _tfds(name: str, options: dict[str, str], query: str) -> Corpus:
@@ -250,7 +279,7 @@ def _tfds(name: str, options: dict[str, str], query: str) -> Corpus:
                 yield Document.of_text(text)
 
     release = f"{folder.relative_to(data_dir).as_posix()} sha256:{hashlib.sha256(info).hexdigest()[:16]}"
-    return Corpus(f"tfds:{name}{query}", chosen["language"], chosen["licence"], "", release, documents)
+    return _chosen(f"tfds:{name}{query}", chosen, release, documents)
 
 
 def tfds_examples(name: str, split: str) -> Iterator[dict[str, Any]]:
@@ -316,4 +345,4 @@ def _seqio(name: str, options: dict[str, str], query: str) -> Corpus:
     # A Task has no version: the code that registers it stands for one, as far as it is known.
     code = Path(spec.origin).read_bytes() if spec and spec.origin else b""
     release = f"code sha256:{hashlib.sha256(code).hexdigest()[:16]}"
-    return Corpus(f"seqio:{name}{query}", chosen["language"], chosen["licence"], "", release, documents)
+    return _chosen(f"seqio:{name}{query}", chosen, release, documents)

@@ -35,7 +35,6 @@ import numpy as np
 
 from lab.data.embedded import Document
 from lab.data.order import permute, uniform
-from lab.data.splits import split_of
 from lab.data.vocabulary import EOD
 from lab.errors import LabError
 
@@ -135,14 +134,19 @@ def half_of(align: str) -> Half:
     return "b" if hashlib.sha256(f"half {align}".encode()).digest()[0] & 1 else "a"
 
 
-def derive(change: Change, half: Half | None, documents: Callable[[], Iterator[Document]]) -> Iterator[Document]:
+def derive(
+    change: Change,
+    half: Half | None,
+    documents: Callable[[], Iterator[Document]],
+    split_of: Callable[[Document], str],
+) -> Iterator[Document]:
     """The documents, changed, under their own keys; of training documents only those of `half`, if it is given.
 
     The letters that a spelling exchanges are those of all documents, so that both halves are spelt alike.
     """
     derivation = Derivation.of(change, documents())
     for document in documents():
-        training = split_of(document.align, document.held_out) == "train"
+        training = split_of(document) == "train"
         if half and training and half_of(document.align) != half:
             continue
         verses = tuple((key, derivation.apply(text, key)) for key, text in document.verses)

@@ -1,6 +1,6 @@
 """Fixed evaluation sets: the same documents, by hash, for every run that is compared.
 
-evalset = evaluation_set(store)                  # from 16 test documents or more, 200,000 tokens, where there are
+evalset = evaluation_set(store)                  # from 32 test documents or more, 200,000 tokens, where there are
 ids = evalset.mapped(layout.table("en#1"))       # the same text in any language that reads this store
 """
 
@@ -15,7 +15,7 @@ from lab.data.store import TokenStore
 from lab.errors import LabError
 
 TOKENS = 200_000
-DOCUMENTS = 16
+DOCUMENTS = 32
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -156,8 +156,9 @@ def stores_under(root: Path) -> list[TokenStore]:
 
 def _tokenizer(corpora: Sequence[Corpus], vocab_size: int, root: Path, progress: Progress) -> Tokenizer:
     made_from = [[c.name, c.release] for c in corpora]
-    # The order in which joint corpora are named makes no difference to what they are.
-    key = fingerprint([sorted(made_from), vocab_size, splits.RULE, TOKENIZER_CHARACTERS])
+    # The order in which joint corpora are named makes no difference to what they are; a corpus that is split in
+    # another way than usual has another name.
+    key = fingerprint([sorted(made_from), vocab_size, str(splits.USUAL), TOKENIZER_CHARACTERS])
     folder = root / "data" / "tokenizers" / key
     if folder.exists():
         try:
@@ -180,7 +181,7 @@ def _tokenizer(corpora: Sequence[Corpus], vocab_size: int, root: Path, progress:
 
 def _sample(corpus: Corpus, characters: int) -> Iterator[str]:
     """Training texts of about so many characters: all of them, or those whose keys hash lowest."""
-    training = [d for d in corpus.documents() if splits.split_of(d.align, d.held_out) == "train"]
+    training = [d for d in corpus.documents() if corpus.split_of(d) == "train"]
     if not training:
         raise LabError(
             f"The corpus {corpus.name} is empty: it has no training document.",
@@ -197,7 +198,7 @@ def _sample(corpus: Corpus, characters: int) -> Iterator[str]:
 
 def _folder(corpus: Corpus, tokenizer: Tokenizer, root: Path) -> Path:
     """Where the store of a corpus in a tokenizer's ids lies."""
-    key = fingerprint([corpus.name, corpus.release, tokenizer.hash, splits.RULE, FORMAT])
+    key = fingerprint([corpus.name, corpus.release, tokenizer.hash, str(corpus.rule), FORMAT])
     slug = re.sub(r"\W+", "-", corpus.name).strip("-")[:60]
     return root / "data" / "stores" / f"{slug}-{key}"
 
@@ -244,7 +245,7 @@ def _write(spec: str, tokenizer: Tokenizer, folder: Path, alone: bool) -> None:
             licence=corpus.licence,
             release=corpus.release,
             parallel=corpus.parallel,
-            split_rule=splits.RULE,
+            split_rule=str(corpus.rule),
             tokenizer=tokenizer.hash,
             piece_bytes=tuple(tokenizer.byte_lengths.tolist()),
         )

@@ -28,7 +28,6 @@ import numpy as np
 
 from lab.config import MixtureConfig, fingerprint
 from lab.data.corpora import Corpus
-from lab.data.splits import split_of
 from lab.data.store import SPLITS
 from lab.data.vocabulary import EOD, UNK, LanguageLayout, Tokenizer
 from lab.errors import LabError
@@ -170,7 +169,7 @@ def _source(corpus: Corpus) -> Any:
 
     def of_split(split: str) -> Iterator[tuple[str, str]]:
         for document in corpus.documents():
-            if split_of(document.align, document.held_out) != split:
+            if corpus.split_of(document) != split:
                 continue
             if split == "probe" and document.verses:
                 yield from document.verses
