@@ -11,10 +11,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from lab.data.corpora import EMBEDDED, open_corpus
+from lab.data.corpora import EMBEDDED, Corpus, open_corpus
 from lab.data.embedded import Document
-from lab.data.splits import PROBE, split_of
+from lab.data.splits import PROBE, USUAL, SplitRule
 from lab.errors import LabError
 
 
@@ -71,7 +73,7 @@ def test_parallel_corpora_share_splits(group: list[str]) -> None:
     for name in group:
         held_out[name] = defaultdict(set)
         for document in documents_of(name):
-            split = split_of(document.align, document.held_out)
+            split = USUAL.split_of(document.align, document.held_out)
             split_by_align[document.align].add(split)
             if split != "train":
                 held_out[name][split].add(document.align)
@@ -108,13 +110,14 @@ def test_alignment_keys_join_the_same_texts(bibles: dict[str, list[Document]]) -
 
 
 def test_split_shares_and_stability() -> None:
-    splits = [split_of(f"key {i}") for i in range(100_000)]
+    splits = [USUAL.split_of(f"key {i}") for i in range(100_000)]
     assert abs(splits.count("test") / 1e5 - 0.085) < 0.004
     assert abs(splits.count("validation") / 1e5 - 0.010) < 0.002
-    assert "probe" not in splits and {split_of(k) for k in PROBE} == {"probe"}
-    assert {split_of(f"key {i}", may_be_held_out=False) for i in range(1000)} == {"train"}
+    assert "probe" not in splits and {USUAL.split_of(k) for k in PROBE} == {"probe"}
+    assert {USUAL.split_of(f"key {i}", may_be_held_out=False) for i in range(1000)} == {"train"}
     # Pinned: a change would move text between training and test in everybody's stores.
-    assert [split_of(f"Genesis {i}") for i in range(1, 13)] == [
+    assert str(USUAL) == "sha256 v1 {'test': 850, 'validation': 100} probe 85b39c27"
+    assert [USUAL.split_of(f"Genesis {i}") for i in range(1, 13)] == [
         "train",
         "train",
         "train",
@@ -130,12 +133,36 @@ def test_split_shares_and_stability() -> None:
     ]
 
 
+@given(st.text(max_size=20), st.integers(1, 4500), st.integers(1, 4500))
+def test_a_larger_share_of_test_text_keeps_the_smaller_ones_documents(key: str, small: int, more: int) -> None:
+    if SplitRule(test=small).split_of(key) == "test":
+        assert SplitRule(test=small + more).split_of(key) == "test"
+
+
+def test_a_corpus_can_hold_out_more_documents(tmp_path: Path) -> None:
+    file = tmp_path / "a.txt"
+    file.write_text("\n\n".join(f"document {i}" for i in range(2000)))
+    usual, more = open_corpus(f"text:{file}"), open_corpus(f"text:{file}?test=.35")
+    changed = open_corpus(f"derived:text:{file}?test=.35&order=reverse")
+
+    def held_out(corpus: Corpus) -> set[str]:
+        return {d.key for d in corpus.documents() if corpus.split_of(d) == "test"}
+
+    assert abs(len(held_out(more)) / 2000 - 0.35) < 0.04 and held_out(usual) < held_out(more) == held_out(changed)
+    assert usual.name == "text:a.txt" and more.name == "text:a.txt?test=.35"
+    assert changed.name == "derived:text:a.txt?test=.35&order=reverse"
+    for share in ("none", "0", "-.1", ".95", "nan", "inf"):
+        with pytest.raises(LabError, match="test needs the share of documents"):
+            open_corpus(f"text:{file}?test={share}")
+
+
 def test_a_growing_corpus_moves_no_document(tmp_path: Path) -> None:
     file = tmp_path / "a.txt"
     texts = [f"document {i}" for i in range(300)]
 
     def splits() -> dict[str, str]:
-        return {d.text: split_of(d.align) for d in open_corpus(f"text:{file}").documents()}
+        corpus = open_corpus(f"text:{file}")
+        return {d.text: corpus.split_of(d) for d in corpus.documents()}
 
     file.write_text("\n\n".join(texts))
     before, release = splits(), open_corpus(f"text:{file}").release

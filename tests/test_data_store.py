@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lab.data.evalset import evaluation_set, parallel_verses
+from lab.data.evalset import DOCUMENTS, evaluation_set, parallel_verses
 from lab.data.files import replace_folder
 from lab.data.store import SPLITS, StoreHeader, TokenStore, write_store
 from lab.errors import LabError
@@ -148,25 +148,25 @@ def split_of(lengths: list[int]) -> TokenStore:
 
 
 def test_evaluation_set_takes_short_documents_whole_and_counts_bytes() -> None:
-    store = split_of([10] * 20)
-    evalset = evaluation_set(store, tokens=155)
-    assert evalset.keys == tuple(f"d{d}" for d in range(16)) and evalset.n_tokens == 160
-    assert evalset.bytes.tolist() == ([1] * 9 + [0]) * 16
-    assert evaluation_set(store, tokens=160).n_tokens == 160
-    assert evaluation_set(store).n_tokens == 200
+    store = split_of([10] * 40)
+    evalset = evaluation_set(store, tokens=315)
+    assert evalset.keys == tuple(f"d{d}" for d in range(32)) and evalset.n_tokens == 320
+    assert evalset.bytes.tolist() == ([1] * 9 + [0]) * 32
+    assert evaluation_set(store, tokens=320).n_tokens == 320
+    assert evaluation_set(store).n_tokens == 400
     np.testing.assert_array_equal(evalset.mapped(np.arange(100, dtype=np.int32) + 7), evalset.ids + 7)
-    assert evalset.hash == evaluation_set(store, tokens=155).hash != evaluation_set(store, tokens=165).hash
+    assert evalset.hash == evaluation_set(store, tokens=315).hash != evaluation_set(store, tokens=325).hash
 
 
 def test_evaluation_set_takes_the_middles_of_long_documents() -> None:
     evalset = evaluation_set(split_of([1000, 40, 1000]), tokens=160)
     assert np.diff(evalset.offsets).tolist() == [60, 40, 60]  # the short one whole, the others share the rest
     assert evalset.ids.tolist() == [3] * 60 + [4] * 39 + [2] + [5] * 60
-    many = evaluation_set(split_of([1000] * 30), tokens=160)
-    assert np.diff(many.offsets).tolist() == [10] * 16
+    many = evaluation_set(split_of([1000] * 40), tokens=320)
+    assert np.diff(many.offsets).tolist() == [10] * 32
 
 
-@given(st.lists(st.integers(2, 60), min_size=1, max_size=30), st.integers(16, 400))
+@given(st.lists(st.integers(2, 60), min_size=1, max_size=60), st.integers(32, 800))
 def test_evaluation_sets_are_large_enough_and_spread(lengths: list[int], tokens: int) -> None:
     evalset = evaluation_set(split_of(lengths), tokens=tokens)
     taken = np.diff(evalset.offsets)
@@ -174,7 +174,7 @@ def test_evaluation_sets_are_large_enough_and_spread(lengths: list[int], tokens:
     assert (taken > 0).all() and (taken <= lengths[: len(taken)]).all()
     cut = taken[taken < lengths[: len(taken)]]
     assert len(set(cut.tolist())) <= 1  # long documents give equally
-    if len(cut) and cut[0] > -(-tokens // 16):  # more than their share: then less from each would not do
+    if len(cut) and cut[0] > -(-tokens // DOCUMENTS):  # more than their share: then less from each would not do
         assert np.minimum(lengths, cut[0] - 1).sum() < tokens
 
 

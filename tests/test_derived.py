@@ -16,7 +16,6 @@ from lab.data.corpora import open_corpus, open_derivation
 from lab.data.derived import Change, Derivation, half_of, spelling
 from lab.data.embedded import Document
 from lab.data.prepare import prepare
-from lab.data.splits import split_of
 from lab.data.vocabulary import EOD
 from lab.errors import LabError
 from lab.evaluate.distance import entropy
@@ -220,9 +219,9 @@ def test_documents_are_the_changed_ones_under_their_keys(file: Path) -> None:
 
 def test_halves_share_out_the_training_text_and_nothing_else(file: Path) -> None:
     def keys(option: str) -> tuple[list[str], list[str]]:
-        documents = list(open_corpus(f"derived:text:{file}?split=blank2&{option}").documents())
-        training = [d.key for d in documents if split_of(d.align) == "train"]
-        return training, [d.key for d in documents if split_of(d.align) != "train"]
+        corpus = open_corpus(f"derived:text:{file}?split=blank2&{option}")
+        splits = [(d.key, corpus.split_of(d)) for d in corpus.documents()]
+        return [k for k, split in splits if split == "train"], [k for k, split in splits if split != "train"]
 
     (whole, held_out), (a, a_out), (b, b_out) = keys(""), keys("half=a"), keys("half=b&spelling=1&order=reverse")
     assert not set(a) & set(b) and sorted(a + b) == sorted(whole)
