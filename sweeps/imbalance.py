@@ -12,8 +12,9 @@ Arms are trained in orders, each a valid place to stop: (1) the monolingual ladd
 schedules, and twice the tokens; (3) ten languages, and anchors; (4) two side sizes; (5) a real second language, in
 disjoint and merged vocabularies; (6) the rest of the paper's runs; (7) the headline arms at the paper's own learning
 rate, which is the same at every size and budget; (8) what the paper does not have: clones that read the same texts, a
-clone beside text without structure, and all shares at the side sizes; (9) more seeds of orders 5 and 8; (10) many
-seeds of what leaves takeaways 1 to 3 open at a scale: a share of the clone, and the budgets among which it is read.
+clone beside text without structure, and all shares at the side sizes; (9) the other seeds of all but orders 1 and 6;
+(10) many seeds of what leaves takeaways 1 to 3 open at a scale: a share of the clone, and the budgets among which it is
+read.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ LADDER = (0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 0.9, 1.0)
 SHARES = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5)
 # The stages of a schedule, as the second language's share in each; all of one length.
 SCHEDULES: tuple[tuple[float, ...], ...] = ((0.0, 1.0), (0.1, 0.9))
+FIRST = 1
 # A real second language, and what is left of the paper's runs then.
 REAL, REST = 5, 6
 # The longest runs of the largest size, in units of T.
@@ -64,7 +66,8 @@ class Imbalance(Scale):
       orders: which orders of arms there are.
       usual: how many of the seeds arms have before order 10; None for all.
       many: share of the clone -> monolingual budgets around it, in units of T: the arms of order 10.
-      few: how many of them the arms of order 6 have, and those of orders 5 and 8 before order 9; None for the usual.
+      few: how many of them arms of later orders than the first have before order 9, and those of order 6 at all; None
+        for the usual.
       ladder: the monolingual budgets, in units of T.
       shares: of the clone.
     """
@@ -170,7 +173,7 @@ class _Maker:
                 seed_init=seed,
                 seed_data=seed,
             )
-            waits = order in (REAL, BEYOND) and scale.few is not None and k >= scale.few
+            waits = order not in (FIRST, MANY_SEEDS) and scale.few is not None and k >= scale.few
             early = (EARLY,) if len(mixture.components) > 1 else ()
             yield Arm(name, run, OTHER_SEEDS if waits else order, probed=early)
 
@@ -199,9 +202,9 @@ def arms(texts: Mapping[str, Prepared], scale: Imbalance) -> tuple[Arm, ...]:
         return make.clones([(1 - p, p) for p in shares])
 
     l1 = make.alone("l1")
-    add(1, "l1", l1, *scale.ladder)
+    add(FIRST, "l1", l1, *scale.ladder)
     for p in scale.shares:
-        add(1, f"clone {percent(p)}", clone(p))
+        add(FIRST, f"clone {percent(p)}", clone(p))
 
     for schedule in SCHEDULES:
         add(2, f"clone {schedule_name(schedule)}", clone(*schedule))
@@ -314,6 +317,7 @@ STUDY = Study(
             seeds=(0, 1, 2, *range(6, 24)),
             usual=3,
             many={0.1: (0.05, 0.1, 0.2)},
+            few=None,
             shares=(0.1, 0.5),
         ),
         NANO,
