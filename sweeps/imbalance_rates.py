@@ -77,7 +77,7 @@ STUDY = Study(
         Rates(
             "gpu",
             DataSpec((L1, L2), VOCAB),
-            "60 runs, 158M tokens; not measured on a GPU yet",
+            "60 runs, 110M tokens; not measured on a GPU yet",
             ("nano-6", "nano-4", "nano-10"),
             3_500_000,
             seeds=SEEDS,

@@ -48,11 +48,9 @@ class SplitRule:
         if key in PROBE:
             return "probe"
         bucket = int.from_bytes(hashlib.sha256(f"split {key}".encode()).digest()[:8], "big") % 10_000
-        for split, share in dataclasses.asdict(self).items():
-            if bucket < share:
-                return split
-            bucket -= share
-        return "train"
+        if bucket < self.test:
+            return "test"
+        return "validation" if bucket < self.test + self.validation else "train"
 
 
 USUAL: Final = SplitRule()
